@@ -1,0 +1,158 @@
+import json
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from conftest import Tiny
+
+import model
+import utils
+from dataset import CLASSES, MEAN, STD
+
+
+@pytest.fixture(autouse=True)
+def no_windows(monkeypatch):
+    matplotlib.use("Agg")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    yield
+    plt.close("all")
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def test_denormalise_undoes_the_normalisation(cifar):
+    images = cifar.test_images[:5]
+    batch = (torch.tensor(images).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert np.array_equal(utils.denormalise(batch), images)
+
+
+def test_samples_stand_in_the_row_of_their_class(cifar):
+    picked = utils.show_samples(cifar.train_images, cifar.train_labels, each=3)
+    assert (cifar.train_labels[picked] == np.arange(10)[:, None]).all()
+    axes = plt.gcf().axes
+    assert [axis.get_ylabel() for axis in axes[::3]] == list(CLASSES)
+    assert np.array_equal(axes[4].images[0].get_array(), cifar.train_images[picked[1, 1]])
+
+
+def test_augmentation_strip_shows_differing_draws(cifar):
+    draws = utils.show_augmentation(cifar.train_images[0], ("flip", "standard"), draws=6)
+    assert draws.shape == (2, 6, 32, 32, 3)
+    assert draws.dtype == np.uint8
+    assert len({draw.tobytes() for draw in draws[1]}) > 3
+    assert np.array_equal(plt.gcf().axes[1].images[0].get_array(), draws[0, 0])
+
+
+def record(accuracies, seconds=1.0, kind="test"):
+    history = [
+        {"train_loss": 1.0, "train_accuracy": 0.5, f"{kind}_loss": 1.1, f"{kind}_accuracy": accuracy, "seconds": seconds}
+        for accuracy in accuracies
+    ]
+    return {
+        "model": "net",
+        "parameters": 1234,
+        "recipe": {"epochs": len(accuracies)},
+        "seed": 0,
+        "device": "cpu",
+        "seconds": seconds * len(accuracies),
+        f"{kind}_accuracy": accuracies[-1],
+        f"{kind}_accuracy_flip": accuracies[-1] + 0.01,
+        "history": history,
+    }
+
+
+@pytest.mark.parametrize("kind", ["test", "val"])
+def test_curves_draw_the_record(kind):
+    series = utils.plot_curves(record([0.5, 0.9], kind=kind))
+    assert series[f"{kind}_accuracy"] == [0.5, 0.9]
+    lines = plt.gcf().axes[1].lines
+    assert list(lines[1].get_ydata()) == [0.5, 0.9]
+    assert "90.00%" in titles(plt.gcf())[1]
+
+
+def test_confusion_matrix_by_hand():
+    labels, predictions = np.array([0, 0, 1, 9]), np.array([0, 3, 1, 8])
+    counts = utils.confusion_matrix(labels, predictions)
+    assert counts.sum() == 4
+    assert [counts[0, 0], counts[0, 3], counts[1, 1], counts[9, 8]] == [1, 1, 1, 1]
+
+
+def test_confusion_picture_has_the_accuracy_of_each_class():
+    labels = np.repeat(np.arange(10), 10).astype(np.uint8)
+    predictions = labels.astype(np.int64)
+    predictions[:3] = 1  # class 0: 70 %
+    utils.plot_confusion(labels, predictions)
+    bars = [bar.get_width() for bar in plt.gcf().axes[1].patches]
+    assert bars == pytest.approx([70] + 9 * [100])
+    assert "97.00 %" in titles(plt.gcf())[1]
+
+
+def test_mistakes_are_wrong_and_the_most_confident_come_first(cifar):
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(10), 200)
+    labels = cifar.test_labels[:200]
+    shown = utils.show_mistakes(cifar.test_images[:200], labels, probabilities, count=7)
+    confidence = probabilities[shown].max(1)
+    assert (probabilities[shown].argmax(1) != labels[shown]).all()
+    assert (np.diff(confidence) <= 0).all()
+    wrong = probabilities.argmax(1) != labels
+    assert confidence[0] == probabilities[wrong].max()
+    assert len(utils.mistakes(labels, probabilities)) == wrong.sum()
+    first = plt.gcf().axes[0]
+    assert np.array_equal(first.images[0].get_array(), cifar.test_images[shown[0]])
+    assert CLASSES[labels[shown[0]]] in first.get_title()
+    assert f"{confidence[0]:.0%}" in first.get_title()
+
+
+def test_no_mistakes_is_no_error(cifar):
+    labels = cifar.test_labels[:5]
+    assert len(utils.show_mistakes(cifar.test_images[:5], labels, np.eye(10)[labels])) == 0
+
+
+def test_receptive_field_picture(cifar):
+    fields = utils.show_receptive_field(model.layers(model.MODELS["compact"]()), cifar.test_images[0])
+    assert list(fields.values()) == sorted(fields.values())
+    assert max(fields.values()) == 55
+    assert [patch.get_width() for patch in plt.gcf().axes[0].patches] == sorted(set(fields.values()))
+
+
+def test_records_are_grouped_by_run_and_averaged(tmp_path):
+    for seed, accuracy in enumerate((0.85, 0.87)):
+        content = record([0.5, accuracy]) | {"seed": seed}
+        (tmp_path / f"net-sprint-seed{seed}.json").write_text(json.dumps(content))
+    (tmp_path / "net-sprint-val-seed0.json").write_text(json.dumps(record([0.5], kind="val")))
+    groups = utils.load_records(root=tmp_path)
+    assert {name: len(records) for name, records in groups.items()} == {"net-sprint": 2, "net-sprint-val": 1}
+    table = utils.results_table(groups)
+    assert "| `net-sprint` | 1,234 | 2 | 86.00 ± 1.41 (n = 2) | 85.00 | 87.00 ± 1.41 (n = 2) |" in table
+    assert "val" not in table
+
+
+def test_race_finds_the_first_crossing():
+    assert utils.plot_race({"a": [record([0.5, 0.86, 0.9], 10.0)], "b": [record([0.5])]}) == {"a": 20.0, "b": None}
+
+
+def test_bad_records_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.py writes them"):
+        utils.load_records(root=tmp_path)
+    (tmp_path / "x-seed0.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"x-seed0\.json is not a record"):
+        utils.load_records(root=tmp_path)
+
+
+def test_mean_std_says_n():
+    assert utils.mean_std([0.5], 100) == "50.00 (n = 1)"
+    assert utils.mean_std([1, 3]) == "2.00 ± 1.41 (n = 2)"
+
+
+def test_fill_replaces_between_markers_only():
+    assert utils.fill("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="markers"):
+        utils.fill("a", "x", "new")
+
+
+def test_layers_of_a_learners_network_draw_too(cifar):
+    assert utils.show_receptive_field(model.layers(Tiny()), cifar.test_images[0]) == {"conv": 3}

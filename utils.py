@@ -1,0 +1,313 @@
+"""What a notebook shows: samples, augmentations, curves, confusion matrix, mistakes, and tables drawn from results/.
+
+Every function draws with matplotlib and returns what it has drawn (indices, matrix, series), so that a notebook can assert
+on the data. Images are uint8 (N, 32, 32, 3) unless said otherwise; colours are Okabe and Ito's, safe for the colour-blind.
+
+    python utils.py readme     redraws images/ and the tables of README.md from results/
+    python utils.py badges     stamps the repository's owner/name (pyproject.toml) into README.md and the notebooks
+"""
+
+import json
+import re
+import statistics
+import sys
+import tomllib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from dataset import AUGMENTATIONS, CLASSES, pipeline
+
+ROOT = Path(__file__).resolve().parent
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def denormalise(batch, augment="none"):
+    """Undoes the normalisation of `augment`: float tensor (N, 3, H, W) -> uint8 array (N, H, W, 3), ready for `imshow`."""
+    pixels = batch.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    colours = pixels * np.array(AUGMENTATIONS[augment].std) + np.array(AUGMENTATIONS[augment].mean)
+    return (255 * colours).round().clip(0, 255).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _grid(rows, columns, cell=1.0, caption=0.0):
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * cell, rows * (cell + caption)), squeeze=False)
+    figure.set_facecolor("white")  # not transparent: dark mode would swallow the text
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    return figure, axes
+
+
+def show_samples(images, labels, each=8, seed=0):
+    """A row of `each` random images for every class. Returns their indices, (10, each)."""
+    generator = np.random.default_rng(seed)
+    picked = np.stack([generator.choice(np.flatnonzero(labels == c), each, replace=False) for c in range(len(CLASSES))])
+    _, axes = _grid(len(CLASSES), each, cell=0.9)
+    for row, name in enumerate(CLASSES):
+        for column in range(each):
+            axes[row, column].imshow(images[picked[row, column]], interpolation="nearest")
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+    plt.tight_layout(pad=0.3)
+    plt.show()
+    return picked
+
+
+def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, seed=0):
+    """One image (32, 32, 3), drawn `draws` times through each pipeline. Returns the draws, (len(names), draws, 32, 32, 3) uint8."""
+    _, axes = _grid(len(names), draws + 1, cell=0.9)
+    rows = []
+    for row, name in enumerate(names):
+        compose = pipeline(name, normalise=False)
+        compose.set_random_seed(seed)
+        rows.append([compose(image=image)["image"] for _ in range(draws)])
+        axes[row, 0].imshow(image, interpolation="nearest")
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+        for column in range(draws):
+            axes[row, column + 1].imshow(rows[row][column], interpolation="nearest")
+    axes[0, 0].set_title("original", fontsize=11)
+    plt.tight_layout(pad=0.3)
+    plt.show()
+    return np.array(rows)
+
+
+def plot_curves(record):
+    """Loss and accuracy by epoch, training (as seen while training, on augmented images) and test. Returns the four series."""
+    history = record["history"]
+    kind = "val" if "val_loss" in history[0] else "test"
+    epochs = range(1, len(history) + 1)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), facecolor="white")
+    series = {}
+    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for part, colour, style in (("train", BLUE, "--"), (kind, ORANGE, "-")):
+            values = series[f"{part}_{quantity}"] = [epoch[f"{part}_{quantity}"] for epoch in history]
+            axis.plot(epochs, values, style, color=colour, marker="o", markersize=4 if len(history) < 20 else 0, label=part)
+        axis.set_xlabel("epoch", fontsize=12)
+        axis.set_ylabel(quantity, fontsize=12)
+        axis.grid(alpha=0.3)
+    axes[1].axhline(0.85, color=GREY, linestyle=":", label="pass mark")
+    axes[1].set_title(f"last epoch: {history[-1][f'{kind}_accuracy']:.2%}", fontsize=12)
+    axes[1].legend(fontsize=11)
+    figure.tight_layout()
+    plt.show()
+    return series
+
+
+def confusion_matrix(labels, predictions):
+    """Counts (10, 10): row = true class, column = predicted class. labels, predictions: (N,) integers in 0..9."""
+    return np.bincount(10 * labels.astype(np.int64) + predictions, minlength=100).reshape(10, 10)
+
+
+def plot_confusion(labels, predictions):
+    """Confusion matrix in percent of the true class, and the accuracy of each class beside it. Returns the counts (10, 10)."""
+    counts = confusion_matrix(labels, predictions)
+    shares = 100 * counts / counts.sum(1, keepdims=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(2.2, 1), facecolor="white")
+    errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
+    left.imshow(errors, cmap="cividis_r", vmin=0)
+    for (row, column), share in np.ndenumerate(shares):
+        dark = row != column and share > 0.6 * np.nanmax(errors)
+        text = f"{share:.0f}" if share >= 0.5 else "·"
+        left.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=11)
+    left.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=11)
+    left.set_yticks(range(10), CLASSES, fontsize=11)
+    left.set_xlabel("predicted", fontsize=12)
+    left.set_ylabel("true", fontsize=12)
+    left.set_title("percent of each true class; errors coloured", fontsize=12)
+    right.barh(range(10), shares.diagonal(), color=BLUE)
+    for row, share in enumerate(shares.diagonal()):
+        right.text(share - 1, row, f"{share:.1f} %", ha="right", va="center", color="white", fontsize=11)
+    right.set_yticks(range(10), CLASSES, fontsize=11)
+    right.invert_yaxis()
+    right.set_xlim(0, 100)
+    right.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %", fontsize=12)
+    figure.tight_layout()
+    plt.show()
+    return counts
+
+
+def mistakes(labels, probabilities):
+    """Indices of the misclassified images, the most confident mistake first. labels: (N,); probabilities: (N, 10)."""
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
+
+
+def show_mistakes(images, labels, probabilities, count=20, columns=5):
+    """The most confident mistakes: true class, predicted class, confidence. Returns their indices."""
+    shown = mistakes(labels, probabilities)[:count]
+    _, axes = _grid(max(1, -(-len(shown) // columns)), columns, cell=1.9, caption=0.45)
+    for axis, index in zip(axes.flat, shown, strict=False):
+        predicted = probabilities[index].argmax()
+        axis.imshow(images[index], interpolation="nearest")
+        axis.set_title(f"{CLASSES[labels[index]]}\n→ {CLASSES[predicted]} {probabilities[index, predicted]:.0%}", fontsize=12)
+    plt.tight_layout(pad=0.4)
+    plt.show()
+    return shown
+
+
+def show_receptive_field(layers, image):
+    """The square that each convolution's centre output sees, on one image (32, 32, 3). Returns {layer name: side in pixels}."""
+    fields = {layer.name: layer.receptive_field for layer in layers if layer.kernel > 1}
+    reach = max(fields.values())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), facecolor="white")
+    canvas = np.full((max(reach, 32) + 4,) * 2 + (3,), 255, np.uint8)
+    corner = (len(canvas) - 32) // 2
+    canvas[corner : corner + 32, corner : corner + 32] = image
+    left.imshow(canvas, interpolation="nearest")
+    for number, side in enumerate(sorted(set(fields.values()))):
+        low = corner + 15.5 - side / 2
+        left.add_patch(plt.Rectangle((low, low), side, side, fill=False, linewidth=2, color=COLOURS[number % len(COLOURS)]))
+    left.set_axis_off()
+    left.set_title(f"seen by the centre, layer by layer: up to {reach} x {reach} pixels", fontsize=12)
+    right.step(range(1, len(fields) + 1), list(fields.values()), where="mid", color=BLUE, marker="o")
+    right.axhline(44, color=GREY, linestyle=":", label="the assignment: more than 44")
+    right.axhline(32, color=GREY, linestyle="--", label="the whole image")
+    right.set_xlabel("layer with a kernel larger than 1x1", fontsize=12)
+    right.set_ylabel("receptive field, pixels", fontsize=12)
+    right.grid(alpha=0.3)
+    right.legend(fontsize=11)
+    figure.tight_layout()
+    plt.show()
+    return fields
+
+
+# ----------------------------------------------------------------------------------------------------- tables from results
+
+
+def load_records(pattern="*.json", root=None):
+    """The records results/<pattern>, as {run name without its seed: [record, ...]}, seeds in order.
+
+    Raises FileNotFoundError if none matches, ValueError for a file that is no record.
+    """
+    root = Path(root) if root else ROOT / "results"
+    groups = {}
+    for path in sorted(root.glob(pattern)):
+        try:
+            record = json.loads(path.read_text())
+            record["history"][-1], record["recipe"]["epochs"], record["model"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise ValueError(f"{path} is not a record of a run; delete it or write it anew with train.py.") from None
+        groups.setdefault(re.sub(r"-seed\d+$", "", path.stem), []).append(record)
+    if not groups:
+        raise FileNotFoundError(f"No record matches {root / pattern}; train.py writes them.")
+    return {name: sorted(records, key=lambda record: record["seed"]) for name, records in groups.items()}
+
+
+def mean_std(values, scale=1.0, digits=2):
+    """ "86.10 ± 0.20 (n = 5)", or "86.10 (n = 1)" where there is no spread to tell."""
+    values = [scale * value for value in values]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread} (n = {len(values)})"
+
+
+def results_table(groups):
+    """A Markdown table of records, best first: mean ± standard deviation over the seeds of the last epoch's test accuracy."""
+    rows = []
+    for name, records in groups.items():
+        if "test_accuracy" not in records[0]:
+            continue
+        accuracy = [record["test_accuracy"] for record in records]
+        flipped = [record["test_accuracy_flip"] for record in records]
+        seconds = statistics.mean(record["seconds"] for record in records)
+        first = records[0]
+        cells = (f"`{name}`", f"{first['parameters']:,}", first["recipe"]["epochs"], mean_std(accuracy, 100), f"{100 * min(accuracy):.2f}")
+        cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"])
+        rows.append((-statistics.mean(accuracy), f"| {' | '.join(map(str, cells))} |"))
+    head = (
+        "| model-recipe | parameters | epochs | test accuracy, % | worst seed | with flip at test | training, s | device |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---|"
+    )
+    return "\n".join([head, *(row for _, row in sorted(rows))])
+
+
+def plot_race(groups, threshold=0.85):
+    """Test accuracy against training seconds, mean over the seeds. Returns {name: first second at or above the threshold}."""
+    figure, axis = plt.subplots(figsize=(9, 5), facecolor="white")
+    reached = {}
+    for (name, records), colour in zip(groups.items(), COLOURS * 9, strict=False):
+        seconds = np.cumsum([[epoch["seconds"] for epoch in record["history"]] for record in records], axis=1).mean(0)
+        accuracy = np.mean([[epoch["test_accuracy"] for epoch in record["history"]] for record in records], axis=0)
+        axis.plot(seconds, 100 * accuracy, color=colour, marker="o", markersize=3, label=f"{name} (n = {len(records)})")
+        above = np.flatnonzero(accuracy >= threshold)
+        reached[name] = float(seconds[above[0]]) if len(above) else None
+    axis.axhline(100 * threshold, color=GREY, linestyle=":")
+    axis.set_xscale("log")
+    axis.set_ylim(40, 95)
+    axis.set_xlabel("training time, seconds (log scale)", fontsize=12)
+    axis.set_ylabel("test accuracy, %", fontsize=12)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=11, loc="lower right")
+    figure.tight_layout()
+    return reached
+
+
+# --------------------------------------------------------------------------------------------------------------- commands
+
+
+def fill(text, marker, content):
+    """Replaces what stands between <!-- marker --> and <!-- /marker --> in `text`."""
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"The markers <!-- {marker} --> and <!-- /{marker} --> are missing.")
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
+
+
+def repository():
+    """The repository's owner/name, from pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["course"]["repository"]
+
+
+def badges(notebook, repository):
+    """Markdown that opens `notebook` (a path in the repository) in Colab and in Kaggle."""
+    colab = f"https://colab.research.google.com/github/{repository}/blob/main/{notebook}"
+    kaggle = f"https://kaggle.com/kernels/welcome?src=https://github.com/{repository}/blob/main/{notebook}"
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})\n"
+        f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle})"
+    )
+
+
+def stamp_badges():
+    """Writes the badges into README.md and the first cell of every notebook, and the repository into the bootstrap cells."""
+    name = repository()
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(), "badges", badges("S9_Final.ipynb", name)))
+    for path in [ROOT / "S9_Final.ipynb", *sorted((ROOT / "experiments").glob("*.ipynb"))]:
+        book = json.loads(path.read_text())
+        first = book["cells"][0]
+        first["source"] = fill("".join(first["source"]), "badges", badges(path.relative_to(ROOT), name)).splitlines(keepends=True)
+        for cell in book["cells"]:
+            cell["source"] = [re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{name}"', line) for line in cell["source"]]
+        path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+        print(f"{path.name}: {name}")
+
+
+def readme_parts():
+    """The generated parts of README.md: {marker: Markdown}."""
+    return {"results": results_table(load_records())}
+
+
+def write_readme():
+    """Redraws images/race.png and the tables of README.md."""
+    (ROOT / "images").mkdir(exist_ok=True)
+    plot_race(load_records())
+    plt.savefig(ROOT / "images" / "race.png", dpi=110)
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    for marker, content in readme_parts().items():
+        text = fill(text, marker, content)
+    readme.write_text(text)
+    print("README.md and images/ are drawn from results/")
+
+
+if __name__ == "__main__":
+    commands = {"readme": write_readme, "badges": stamp_badges}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        sys.exit(f"utils.py: give one of the commands {', '.join(commands)}.")
+    plt.switch_backend("Agg")
+    commands[sys.argv[1]]()
