@@ -477,6 +477,33 @@ def run(model, recipe, name, device=None, validate=False, resume=False, progress
     return record
 
 
+def sweep(path, device=None):
+    """Runs a table of configurations: a JSON list of {"name", "recipe", "change", "seeds"} and optionally "model", "validate".
+
+    Writes results/<file name>/<name>-seed<k>.json; what is recorded already is skipped, what was cut off is resumed.
+    """
+    try:
+        planned = [
+            (
+                f"{Path(path).stem}/{entry['name']}-seed{seed}",
+                entry.get("model", "net"),
+                dataclasses.replace(find(RECIPES, entry["recipe"], "recipe"), **entry["change"], seed=seed),
+                entry.get("validate", False),
+            )
+            for entry in json.loads(Path(path).read_text())
+            for seed in range(entry["seeds"])
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(
+            f"{path} is not a table of configurations ({type(error).__name__}: {error}); see the docstring of sweep."
+        ) from None
+    missing = [run for run in planned if not (ROOT / "results" / f"{run[0]}.json").exists()]
+    print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
+    for name, model, recipe, validate in missing:
+        print(name, flush=True)
+        run(model, recipe, name, device, validate, resume=(ROOT / "checkpoints" / f"{name}.pt").exists())
+
+
 def whole_number(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of epochs; give a whole number of 1 or more.")
@@ -509,6 +536,7 @@ def parse(arguments):
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     parser.add_argument("--validate", action="store_true", help="train on 45,000 images, report on the other 5,000: for choosing")
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch's checkpoint, to the identical result")
+    parser.add_argument("--sweep", metavar="FILE", help="run a table of configurations, e.g. experiments/05_sprint.json")
     parser.add_argument("--list", action="store_true", help="print all models and recipes")
     return parser.parse_args(arguments)
 
@@ -528,6 +556,9 @@ def main(arguments=None):
         show_list()
         return
     try:
+        if options.sweep:
+            sweep(options.sweep, options.device)
+            return
         recipe_name = options.recipe or (options.model if options.model in RECIPES else "sprint")
         find(MODELS, options.model, "model")
         recipe = dataclasses.replace(find(RECIPES, recipe_name, "recipe"), seed=options.seed)

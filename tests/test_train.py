@@ -69,10 +69,11 @@ def test_triangle_rises_then_falls_to_zero():
 
 def test_orthogonalise_evens_out_singular_values():
     torch.manual_seed(0)
-    matrix = torch.randn(16, 72) @ torch.diag(torch.logspace(0, -1, 72))
+    left, right = torch.linalg.qr(torch.randn(16, 16))[0], torch.linalg.qr(torch.randn(72, 16))[0]
+    matrix = left @ torch.diag(torch.logspace(0, -1, 16)) @ right.T
     before = torch.linalg.svdvals(matrix)
     after = torch.linalg.svdvals(t.orthogonalise(matrix, steps=5))
-    assert before.max() / before.min() > 5
+    assert before.max() / before.min() > 9
     assert after.min() > 0.5
     assert after.max() < 1.5
     assert torch.equal(t.orthogonalise(matrix.T), t.orthogonalise(matrix).T)
@@ -347,6 +348,27 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_resume_command(tmp_path):
     assert "Traceback" not in errors
     assert len(torch.load(checkpoint, weights_only=True)["history"]) >= 1
     assert not list((tmp_path / "results").glob("*.json"))
+
+
+def test_sweep_runs_what_is_missing_and_skips_what_is_recorded(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(t, "ROOT", tmp_path)
+    monkeypatch.setattr(t, "load_cifar10", lambda progress: small)
+    table = tmp_path / "05_table.json"
+    table.write_text(json.dumps([{"name": "plain", "recipe": "sprint", "change": {"epochs": 1, "augment": "none"}, "seeds": 2}]))
+    t.main(["--sweep", str(table)])
+    paths = sorted((tmp_path / "results" / "05_table").iterdir())
+    assert [path.name for path in paths] == ["plain-seed0.json", "plain-seed1.json"]
+    record = json.loads(paths[1].read_text())
+    assert (record["model"], record["seed"], record["recipe"]["augment"]) == ("net", 1, "none")
+    paths[1].unlink()
+    before = paths[0].stat().st_mtime_ns
+    t.main(["--sweep", str(table)])
+    assert paths[0].stat().st_mtime_ns == before
+    assert paths[1].exists()
+    for broken in ("{", '[{"name": "x", "recipe": "sprint", "change": {"lrr": 1}, "seeds": 1}]', '[{"nam": 1}]'):
+        table.write_text(broken)
+        with pytest.raises(SystemExit, match="05_table.json"):
+            t.main(["--sweep", str(table)])
 
 
 # ---------------------------------------------------------------------------------------------------- what was handed over
