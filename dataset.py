@@ -413,45 +413,47 @@ class DeviceBatches:
         self.labels = torch.as_tensor(np.asarray(labels), device=device).long()
         self.batch_size, self.train, self.seed, self.epoch = batch_size, train, seed, 0
         self.flip, shift, self.cutout = (word in augment and train for word in ("flip", "shift", "cutout"))
-        self.view = View(pad=4 if shift else 0)
         self.mean = 255 * torch.tensor(AUGMENTATIONS[augment].mean, device=device)
         self.std = 255 * torch.tensor(AUGMENTATIONS[augment].std, device=device)
+        self.view = View(pad=4 if shift else 0)
         self._prepared = None, None
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self):
-        generator, count, device = _generator(self.seed, self.epoch), len(self.labels), self.labels.device
-        images, crop = self._resized_and_padded(), self.view.crop
+        generator, count, crop = _generator(self.seed, self.epoch), len(self.labels), self.view.crop
+        pixels, side = self._normalised_pixels(), self.view.side + 2 * self.view.pad
         order = torch.randperm(count, generator=generator) if self.train else torch.arange(count)
-        flipped = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0)
-        corner = torch.randint(images.shape[1] - crop + 1, (2, count, 1), generator=generator)
+        corner = torch.randint(side - crop + 1, (2, count, 1), generator=generator)  # row, column
         hole = torch.randint(max(crop - HOLE, 0) + 1, (2, count, 1), generator=generator)
-        side = torch.arange(crop)
-        rows = corner[0] + side  # (N, H)
-        columns = corner[1] + torch.where(flipped, side.flip(0), side)  # (N, W)
+        flipped = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0)
+        across = torch.arange(crop)
+        rows = corner[0] + across  # (N, H)
+        columns = corner[1] + torch.where(flipped, across.flip(0), across)  # (N, W)
         self.epoch += self.train
-        for start in range(0, count, self.batch_size):
-            picked = order[start : start + self.batch_size]
-            index = picked[:, None, None], rows[picked][:, :, None], columns[picked][:, None, :]
-            batch = images[tuple(part.to(device) for part in index)]  # (B, H, W, 3)
-            batch = (batch - self.mean) / self.std
+        for picked in order.split(self.batch_size):
+            lines = picked[:, None] * side + rows[picked]  # (B, H): which line of all lines of all images
+            index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W): which pixel of all pixels
+            batch = pixels.index_select(0, index.flatten().to(pixels.device)).view(*index.shape, 3)  # (B, H, W, 3)
             if self.cutout:
-                down, across = ((side >= start) & (side < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
-                batch[(down[:, :, None] & across[:, None, :]).to(device)] = 0  # the mean, once normalised
-            yield batch.permute(0, 3, 1, 2), self.labels[picked.to(device)]
+                down, right = ((across >= start) & (across < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
+                batch[(down[:, :, None] & right[:, None, :]).to(batch.device)] = 0  # the mean, once normalised
+            yield batch.permute(0, 3, 1, 2), self.labels[picked.to(batch.device)]
 
-    def _resized_and_padded(self):
-        """The whole data set in this view, uint8 (N, side + 2·pad, side + 2·pad, 3); made once for each view."""
+    def _normalised_pixels(self):
+        """The whole data set in this view, float32 (N·S·S, 3) with S = side + 2·pad; made once for each view."""
         if self._prepared[0] != self.view:
-            images = self.images.permute(0, 3, 1, 2)
-            if self.view.side != 32:
-                parts = [F.interpolate(part, (self.view.side,) * 2, mode="bilinear", antialias=True) for part in images.split(5000)]
-                images = torch.cat(parts)
-            if self.view.pad:
-                images = F.pad(images.float(), (self.view.pad,) * 4, mode="reflect").byte()
-            self._prepared = self.view, images.permute(0, 2, 3, 1).contiguous()
+            self._prepared = None, None  # free the old one first
+            parts = []
+            for part in self.images.split(5000):
+                part = ((part - self.mean) / self.std).permute(0, 3, 1, 2)
+                if self.view.side != 32:
+                    part = F.interpolate(part, (self.view.side,) * 2, mode="bilinear", antialias=True)
+                if self.view.pad:
+                    part = F.pad(part, (self.view.pad,) * 4, mode="reflect")
+                parts.append(part.permute(0, 2, 3, 1).reshape(-1, 3))
+            self._prepared = self.view, torch.cat(parts)
         return self._prepared[1]
 
 

@@ -58,6 +58,13 @@ def separable_block(inputs, outputs, kernel=3, stride=1, padding=None, bias=Fals
     return nn.Sequential(*block, *([nn.Dropout(dropout)] if dropout else []))
 
 
+class Residual(nn.Sequential):
+    """x + layers(x), where the layers keep the shape (N, C, H, W). He et al. 2015, arXiv:1512.03385."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 # --------------------------------------------------------------------------------------------------------------- networks
 
 
@@ -70,6 +77,23 @@ class FourBlocks(nn.Module):
 
     def forward(self, x):
         return self.output(self.pool(self.features(x)))  # (N, C, 1, 1) -> (N, 10)
+
+
+class Net(FourBlocks):
+    """`net`, ours: 145,866 parameters, receptive field 52, made to learn fast on a CPU.
+
+    The first convolution halves the map at once, since maps of 32x32 cost most and teach least; everything that keeps its shape is
+    residual; the dilated and the depthwise-separable convolution work at 8x8, where they are cheap and see far.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.c1 = nn.Sequential(conv_block(3, 32, kernel=4, stride=2), Residual(conv_block(32, 32)))  # 16x16
+        self.c2 = nn.Sequential(conv_block(32, 64, stride=2), Residual(conv_block(64, 64)))  # 8x8
+        self.c3 = nn.Sequential(Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64)))
+        self.c4 = conv_block(64, 64)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
 
 
 class StridedNet(FourBlocks):
@@ -183,26 +207,6 @@ class StackedNet(FourBlocks):
             self.add_module(f"c{number}", block)
         self.pool = nn.AdaptiveMaxPool2d(1)  # 16x16 -> 1x1
         self.output = nn.Sequential(nn.Conv2d(64, NUM_CLASSES, 1), nn.Flatten())
-
-
-class Residual(nn.Sequential):
-    """x + block(x): the layers inside keep the shape (N, C, H, W). He et al. 2015, arXiv:1512.03385."""
-
-    def forward(self, x):
-        return x + super().forward(x)
-
-
-class Net(FourBlocks):
-    """PLACEHOLDER"""
-
-    def __init__(self):
-        super().__init__()
-        self.c1 = conv_block(3, 16)
-        self.c2 = nn.Sequential(conv_block(16, 32, stride=2), Residual(conv_block(32, 32)))
-        self.c3 = nn.Sequential(conv_block(32, 64, stride=2), Residual(conv_block(64, 64)))
-        self.c4 = nn.Sequential(Residual(conv_block(64, 64, dilation=2)), separable_block(64, 64))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
 
 
 MODELS = {

@@ -287,9 +287,31 @@ def stamp_badges():
         print(f"{path.name}: {name}")
 
 
+def headline(groups):
+    """The first sentence a visitor reads: the sprint's accuracy, time and parameters, from its records."""
+    records = groups["net-sprint"]
+    accuracy = [record["test_accuracy"] for record in records]
+    flipped = [record["test_accuracy_flip"] for record in records]
+    seconds = [record["seconds"] for record in records]
+    text = (
+        f"**{mean_std(accuracy, 100)} % test accuracy after {mean_std(seconds, digits=1)} seconds of training on two CPU cores**, with "
+        f"{records[0]['parameters']:,} parameters (`net`, recipe `sprint`; worst seed {100 * min(accuracy):.2f} %; with the mirrored view "
+        f"averaged in {mean_std(flipped, 100)} %)."
+    )
+    race = ROOT / "results" / "bench" / "sprint.json"
+    if race.exists() and "times_faster" in (found := json.loads(race.read_text())):
+        text += (
+            f"\n\nThe best published recipe, `compact`, takes {found['compact']['median']:,.0f} s to its first epoch at 85 % on the same "
+            f"machine in the same run, the sprint {found['sprint']['median']:,.0f} s: **{found['times_faster']:.1f} times faster** (medians, "
+            f"n = {len(found['sprint']['seconds'])} each)."
+        )
+    return text
+
+
 def readme_parts():
     """The generated parts of README.md: {marker: Markdown}."""
-    return {"results": results_table(load_records())}
+    groups = load_records()
+    return {"headline": headline(groups), "results": results_table(groups)}
 
 
 def write_readme():
