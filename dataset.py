@@ -416,14 +416,15 @@ class DeviceBatches:
         self.mean = 255 * torch.tensor(AUGMENTATIONS[augment].mean, device=device)
         self.std = 255 * torch.tensor(AUGMENTATIONS[augment].std, device=device)
         self.view = View(pad=4 if shift else 0)
-        self._prepared = None, None
+        self._made_for = self._made = None
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self):
         generator, count, crop = _generator(self.seed, self.epoch), len(self.labels), self.view.crop
-        pixels, side = self._normalised_pixels(), self.view.side + 2 * self.view.pad
+        pixels, side = self._pixels(), self.view.side + 2 * self.view.pad
+        mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)  # a row of numbers is faster than 3 at a time
         order = torch.randperm(count, generator=generator) if self.train else torch.arange(count)
         corner = torch.randint(side - crop + 1, (2, count, 1), generator=generator)  # row, column
         hole = torch.randint(max(crop - HOLE, 0) + 1, (2, count, 1), generator=generator)
@@ -435,26 +436,25 @@ class DeviceBatches:
         for picked in order.split(self.batch_size):
             lines = picked[:, None] * side + rows[picked]  # (B, H): which line of all lines of all images
             index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W): which pixel of all pixels
-            batch = pixels.index_select(0, index.flatten().to(pixels.device)).view(*index.shape, 3)  # (B, H, W, 3)
+            batch = pixels.index_select(0, index.flatten().to(pixels.device)).view(len(picked), -1)  # (B, H·W·3) uint8
+            batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)  # (B, H, W, 3)
             if self.cutout:
                 down, right = ((across >= start) & (across < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
                 batch[(down[:, :, None] & right[:, None, :]).to(batch.device)] = 0  # the mean, once normalised
             yield batch.permute(0, 3, 1, 2), self.labels[picked.to(batch.device)]
 
-    def _normalised_pixels(self):
-        """The whole data set in this view, float32 (N·S·S, 3) with S = side + 2·pad; made once for each view."""
-        if self._prepared[0] != self.view:
-            self._prepared = None, None  # free the old one first
+    def _pixels(self):
+        """The whole data set resized and padded for this view, uint8 (N·S·S, 3) with S = side + 2·pad; made once for each."""
+        if self._made_for != self.view[:2]:
             parts = []
-            for part in self.images.split(5000):
-                part = ((part - self.mean) / self.std).permute(0, 3, 1, 2)
+            for part in self.images.permute(0, 3, 1, 2).split(1000):
                 if self.view.side != 32:
-                    part = F.interpolate(part, (self.view.side,) * 2, mode="bilinear", antialias=True)
+                    part = F.interpolate(part.float(), (self.view.side,) * 2, mode="bilinear", antialias=True)
                 if self.view.pad:
-                    part = F.pad(part, (self.view.pad,) * 4, mode="reflect")
-                parts.append(part.permute(0, 2, 3, 1).reshape(-1, 3))
-            self._prepared = self.view, torch.cat(parts)
-        return self._prepared[1]
+                    part = F.pad(part.float(), (self.view.pad,) * 4, mode="reflect")
+                parts.append((part if part.dtype == torch.uint8 else part.round().byte()).permute(0, 2, 3, 1).reshape(-1, 3))
+            self._made_for, self._made = self.view[:2], torch.cat(parts)
+        return self._made
 
 
 class AlbumentationsBatches:
