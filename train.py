@@ -279,7 +279,9 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
 
     Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder), DataError (no data).
     """
-    name, build = (model, find(MODELS, model, "model")) if isinstance(model, str) else (model.__name__, model)
+    name, build = (
+        (model, find(MODELS, model, "model")) if isinstance(model, str) else (getattr(model, "__name__", type(model).__name__), model)
+    )
     device = pick_device(device)
     if device.type == "cpu":
         keep_freed_memory()

@@ -109,7 +109,7 @@ def plot_confusion(labels, predictions):
     shares = 100 * counts / counts.sum(1, keepdims=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(2.2, 1), facecolor="white")
     errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
-    left.imshow(errors, cmap="cividis_r", vmin=0)
+    left.imshow(errors, cmap="Blues", vmin=0)
     for (row, column), share in np.ndenumerate(shares):
         dark = row != column and share > 0.6 * np.nanmax(errors)
         text = f"{share:.0f}" if share >= 0.5 else "·"
