@@ -429,19 +429,20 @@ class DeviceBatches:
         corner = torch.randint(side - crop + 1, (2, count, 1), generator=generator)  # row, column
         hole = torch.randint(max(crop - HOLE, 0) + 1, (2, count, 1), generator=generator)
         flipped = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0)
-        across = torch.arange(crop)
+        order, corner, hole, flipped = (drawn.to(pixels.device) for drawn in (order, corner, hole, flipped))
+        across = torch.arange(crop, device=pixels.device)
         rows = corner[0] + across  # (N, H)
         columns = corner[1] + torch.where(flipped, across.flip(0), across)  # (N, W)
         self.epoch += self.train
         for picked in order.split(self.batch_size):
             lines = picked[:, None] * side + rows[picked]  # (B, H): which line of all lines of all images
             index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W): which pixel of all pixels
-            batch = pixels.index_select(0, index.flatten().to(pixels.device)).view(len(picked), -1)  # (B, H·W·3) uint8
+            batch = pixels.index_select(0, index.flatten()).view(len(picked), -1)  # (B, H·W·3) uint8
             batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)  # (B, H, W, 3)
             if self.cutout:
                 down, right = ((across >= start) & (across < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
-                batch[(down[:, :, None] & right[:, None, :]).to(batch.device)] = 0  # the mean, once normalised
-            yield batch.permute(0, 3, 1, 2), self.labels[picked.to(batch.device)]
+                batch[down[:, :, None] & right[:, None, :]] = 0  # the mean, once normalised
+            yield batch.permute(0, 3, 1, 2), self.labels[picked]
 
     def _pixels(self):
         """The whole data set resized and padded for this view, uint8 (N·S·S, 3) with S = side + 2·pad; made once for each."""

@@ -88,39 +88,17 @@ class Recipe:
             if not isinstance(value := getattr(self, field), int) or value < 1:
                 raise ValueError(f"{field} is {value!r}; it must be a whole number of 1 or more.")
         object.__setattr__(self, "views", tuple(tuple(view) for view in self.views))  # JSON has lists
+        if self.views and (self.views[0][0] != 0 or any(len(v) != 4 or v[3] > v[1] + 2 * v[2] for v in self.views)):
+            raise ValueError(f"views is {self.views!r}; each is (start, side, pad, crop) with crop <= side + 2·pad, the first starts at 0.")
 
 
 # The published networks trained in float32; bfloat16 is faster on the CPUs that know it and changes nothing else.
 SOURCE_SGD = dict(optimizer="sgd", momentum=0.9, precision="bfloat16")
+OURS = dict(optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1, precision="bfloat16")
+CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))  # random crops of 24x24, in the second half of 28x28 pixels; tested on whole images
 RECIPES = {
-    "sprint": Recipe(
-        epochs=10,
-        batch_size=512,
-        optimizer="muon",
-        lr=0.6,
-        muon_lr=0.1,
-        weight_decay=5e-4,
-        schedule="triangle",
-        warmup=0.25,
-        label_smoothing=0.1,
-        augment="flip",
-        engine="device",
-        views=((0, 32, 0, 24), (0.5, 32, 0, 28)),  # random crops of 24x24, then of 28x28 pixels; tested on whole images
-        precision="bfloat16",
-    ),
-    "standard": Recipe(
-        epochs=50,
-        batch_size=256,
-        optimizer="muon",
-        lr=0.4,
-        muon_lr=0.07,
-        weight_decay=5e-4,
-        schedule="triangle",
-        warmup=0.25,
-        label_smoothing=0.1,
-        augment="standard",
-        precision="bfloat16",
-    ),
+    "sprint": Recipe(epochs=10, batch_size=512, lr=0.6, muon_lr=0.1, augment="flip", engine="device", views=CROPS, **OURS),
+    "standard": Recipe(epochs=50, batch_size=256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
     # The published networks' recipes. What a text leaves open is marked "ours".
     "strided": Recipe(epochs=50, lr=0.1, schedule="step", step_epochs=10, augment="strided", **SOURCE_SGD),  # lr ours
     "wide": Recipe(epochs=20, batch_size=32, lr=0.01, augment="wide", **SOURCE_SGD),
@@ -418,10 +396,9 @@ def describe_device(device):
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    )
-    return f"{device.type}: {models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return f"{device.type}: {name}, {torch.get_num_threads()} threads"
 
 
 # ------------------------------------------------------------------------------------------------------ files, atomically
@@ -468,13 +445,9 @@ def load_checkpoint(path, identity, parts, device):
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError):
         raise TrainingError(f"{path} is not a checkpoint of this program, or is damaged; delete it and start without --resume.") from None
     if found != identity:
-        differs = [
-            f"{key}: {found['recipe'].get(key)!r} there, {value!r} here"
-            for key, value in identity["recipe"].items()
-            if found["recipe"].get(key) != value
-        ]
-        differs += [f"{key}: {found[key]!r} there, {identity[key]!r} here" for key in ("model", "validate") if found[key] != identity[key]]
-        raise TrainingError(f"{path} belongs to another run ({'; '.join(differs)}); ask for that run, or start without --resume.")
+        there, here = ({**run, **run["recipe"], "recipe": None} for run in (found, identity))
+        differs = "; ".join(f"{key}: {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key])
+        raise TrainingError(f"{path} belongs to another run ({differs}); ask for that run, or start without --resume.")
     for name, part in parts.items():
         part.load_state_dict(state[name])
     torch.set_rng_state(state["random"])

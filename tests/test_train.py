@@ -183,6 +183,8 @@ def test_diverged_training_stops(small):
         (dict(optimizer="sdg"), "optimizer is 'sdg'; it must be one of sgd"),
         (dict(augment="mixup"), "augment is 'mixup'"),
         (dict(precision="int8"), "precision is 'int8'"),
+        (dict(views=((0, 24, 0, 28),)), "crop <= side"),
+        (dict(views=((0.5, 32, 0, 28),)), "the first starts at 0"),
     ],
 )
 def test_recipes_are_checked(change, message):

@@ -132,7 +132,8 @@ def test_records_are_grouped_by_run_and_averaged(tmp_path):
 
 
 def test_race_finds_the_first_crossing():
-    assert utils.plot_race({"a": [record([0.5, 0.86, 0.9], 10.0)], "b": [record([0.5])]}) == {"a": 20.0, "b": None}
+    runs = {"a": [record([0.5, 0.86, 0.84], 10.0), record([0.5, 0.5, 0.9], 10.0)], "b": [record([0.5])]}
+    assert utils.plot_race(runs) == {"a": [20.0, 30.0], "b": [None]}
 
 
 def test_bad_records_are_named(tmp_path):
