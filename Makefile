@@ -13,7 +13,7 @@ COMMAND_sprint = bench_sprint.py
 run: .venv/done
 	$(PYTHON) dataset.py
 	@echo "Executing S9_Final.ipynb: about two minutes on two cores ..."
-	$(PYTHON) -m jupyter nbconvert --log-level WARN --execute --to html S9_Final.ipynb
+	$(PYTHON) -m jupyter nbconvert --log-level ERROR --execute --to html S9_Final.ipynb
 	@echo "Open $(CURDIR)/S9_Final.html in a browser."
 
 test: .venv/done

@@ -308,9 +308,9 @@ def headline(groups):
     flipped = [record["test_accuracy_flip"] for record in records]
     seconds = [record["seconds"] for record in records]
     text = (
-        f"**{mean_std(accuracy, 100, unit=' %')} on the test set after {mean_std(seconds, digits=1, unit=' seconds')} of training on two CPU "
-        f"cores**, with {records[0]['parameters']:,} parameters: `net`, recipe `sprint`; the worst seed has {100 * min(accuracy):.2f} %. "
-        f"With the mirrored view averaged in at test time: {mean_std(flipped, 100, unit=' %')}."
+        f"**{mean_std(accuracy, 100, unit=' %')} on the test set after {mean_std(seconds, digits=1, unit=' seconds')} of training "
+        f"on two CPU cores**, with {records[0]['parameters']:,} parameters: `net`, recipe `sprint`; the worst seed has "
+        f"{100 * min(accuracy):.2f} %. With the mirrored view averaged in at test time: {mean_std(flipped, 100, unit=' %')}."
     )
     race = ROOT / "results" / "bench" / "sprint.json"
     if race.exists() and "times_faster" in (found := json.loads(race.read_text())):
