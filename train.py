@@ -570,6 +570,7 @@ def main(arguments=None):
     if options.list:
         show_list()
         return
+    name = ""
     try:
         if options.sweep:
             sweep(options.sweep, options.device)
@@ -585,8 +586,11 @@ def main(arguments=None):
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
+        if not options.sweep and not (ROOT / "checkpoints" / f"{name}.pt").exists():
+            sys.exit("\ntrain.py: stopped before the first epoch was finished; there is nothing to resume, start again.")
         again = [argument for argument in (arguments or sys.argv[1:]) if argument != "--resume"]
         sys.exit(f"\ntrain.py: stopped. Every finished epoch is kept; go on with: python train.py {' '.join([*again, '--resume'])}")
+
     accuracy, flipped = (record[f"{'val' if options.validate else 'test'}_accuracy{end}"] for end in ("", "_flip"))
     print(f"{accuracy:.2%} at the last epoch ({flipped:.2%} with the mirrored view averaged in), {record['seconds']:.1f} s of training")
     print(f"record: results/{name}.json   weights: weights/{name}.pt")

@@ -156,7 +156,7 @@ def test_validation_never_touches_the_test_set(cifar):
     assert "test_accuracy" not in record
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_precisions_agree(small, precision):
     _, record = t.fit("net", dataclasses.replace(QUICK, precision=precision), data=small, progress=False)
     assert record["history"][0]["train_loss"] == pytest.approx(2.2, abs=0.4)
@@ -329,6 +329,16 @@ def test_command_line_run_writes_record_weights_and_checkpoint(small, tmp_path, 
     t.main("--model net --recipe sprint --epochs 1 --seed 3 --device cpu --resume".split())  # finished already: nothing to do
     assert (tmp_path / "checkpoints" / f"{name}.pt").stat().st_mtime == before
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [f"{name}.json", f"{name}.pt", f"{name}.pt"]
+
+
+def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(t, "ROOT", tmp_path)
+    monkeypatch.setattr(t, "load_cifar10", interrupted)
+    with pytest.raises(SystemExit, match="nothing to resume"):
+        t.main(["--model", "net"])
 
 
 @pytest.mark.slow
