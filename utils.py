@@ -316,9 +316,9 @@ def headline(groups):
     if race.exists() and "times_faster" in (found := json.loads(race.read_text())):
         ours, theirs, n = found["sprint"]["median"], found["compact"]["median"], len(found["sprint"]["seconds"])
         text += (
-            f"\n\n`compact`, the best of five published student networks, takes {theirs:,.0f} s to its first epoch at 85 % on the same machine "
-            f"in the same run, the sprint {ours:,.0f} s: **{found['times_faster']:.1f} times faster** (medians, n = {n} each; the optimiser and "
-            "learning rate that `compact`'s text leaves open are ours)."
+            f"\n\n`compact`, the best of five published student networks, takes {theirs:,.0f} s to its first epoch at 85 % on the same "
+            f"machine in the same run, the sprint {ours:,.0f} s: **{found['times_faster']:.1f} times faster** (medians, n = {n} each; the "
+            "optimiser and learning rate that `compact`'s text leaves open are ours)."
         )
     return text
 
