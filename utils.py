@@ -225,6 +225,19 @@ def results_table(groups):
     return "\n".join([head, *(row for _, row in sorted(rows))])
 
 
+def changes_table(groups, base):
+    """A Markdown table of validation runs that differ from `base` (a name in `groups`) in one change, in the order of accuracy."""
+    plain, rows = groups[base][0]["recipe"], []
+    for name, records in groups.items():
+        recipe = records[0]["recipe"]
+        change = ", ".join(f"{key} {recipe[key]}" for key in plain if recipe[key] != plain[key]) or "(none)"
+        accuracy, seconds = ([record[key] for record in records] for key in ("val_accuracy", "seconds"))
+        cells = (f"`{name}`", change, mean_std(accuracy, 100), mean_std(seconds, digits=1))
+        rows.append((-statistics.mean(accuracy), f"| {' | '.join(cells)} |"))
+    head = "| run | what differs | validation accuracy, % | training, s |\n|---|---|---:|---:|"
+    return "\n".join([head, *(row for _, row in sorted(rows))])
+
+
 def seconds_to(mark, history):
     """Training seconds up to the end of the first epoch with a test accuracy of `mark` (0..1) or more; None if there is none."""
     total = 0.0
@@ -329,7 +342,8 @@ def readme_parts():
     speeds = json.loads((ROOT / "results" / "bench" / "engines.json").read_text())
     rows = [f"| {name} | {speed:,} |" for name, speed in speeds["images_per_second"].items()]
     engines = "\n".join([f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows])
-    return {"headline": headline(groups), "results": results_table(groups), "engines": engines}
+    changes = changes_table(load_records("05_sprint/*.json"), "sprint")
+    return {"headline": headline(groups), "results": results_table(groups), "changes": changes, "engines": engines}
 
 
 def write_readme():

@@ -131,6 +131,14 @@ def test_records_are_grouped_by_run_and_averaged(tmp_path):
     assert "val" not in table
 
 
+def test_changes_name_what_differs():
+    plain, changed = record([0.5, 0.8], kind="val"), record([0.5, 0.9], kind="val")
+    changed["recipe"] = {"epochs": 3}
+    table = utils.changes_table({"base": [plain, plain], "longer": [changed]}, "base").splitlines()
+    assert table[2] == "| `longer` | epochs 3 | 90.00 (n = 1) | 2.0 (n = 1) |"
+    assert table[3] == "| `base` | (none) | 80.00 ± 0.00 (n = 2) | 2.0 ± 0.0 (n = 2) |"
+
+
 def test_race_finds_the_first_crossing():
     runs = {"a": [record([0.5, 0.86, 0.84], 10.0), record([0.5, 0.5, 0.9], 10.0)], "b": [record([0.5])]}
     assert utils.plot_race(runs) == {"a": [20.0, 30.0], "b": [None]}
