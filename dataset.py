@@ -425,10 +425,10 @@ class DeviceBatches:
         generator, count, crop = _generator(self.seed, self.epoch), len(self.labels), self.view.crop
         pixels, side = self._pixels(), self.view.side + 2 * self.view.pad
         mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)  # a row of numbers is faster than 3 at a time
-        order = torch.randperm(count, generator=generator) if self.train else torch.arange(count)
+        order = self.order(generator) if self.train else torch.arange(count)
         corner = torch.randint(side - crop + 1, (2, count, 1), generator=generator)  # row, column
         hole = torch.randint(max(crop - HOLE, 0) + 1, (2, count, 1), generator=generator)
-        flipped = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0)
+        flipped = self.flipped(generator) if self.flip else torch.zeros(count, 1, dtype=torch.bool)
         order, corner, hole, flipped = (drawn.to(pixels.device) for drawn in (order, corner, hole, flipped))
         across = torch.arange(crop, device=pixels.device)
         rows = corner[0] + across  # (N, H)
@@ -443,6 +443,14 @@ class DeviceBatches:
                 down, right = ((across >= start) & (across < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
                 batch[down[:, :, None] & right[:, None, :]] = 0  # the mean, once normalised
             yield batch.permute(0, 3, 1, 2), self.labels[picked]
+
+    def order(self, generator):
+        """Which images, and in which order: (N,) indices."""
+        return torch.randperm(len(self.labels), generator=generator)
+
+    def flipped(self, generator):
+        """Which images are mirrored: (N, 1) bool."""
+        return torch.rand(len(self.labels), 1, generator=generator) < 0.5
 
     def _pixels(self):
         """The whole data set resized and padded for this view, uint8 (N·S·S, 3) with S = side + 2·pad; made once for each."""

@@ -65,6 +65,17 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
+class GlobalAveragePool(nn.Module):
+    """Mean over all positions: (N, C, H, W) -> (N, C, 1, 1).
+
+    nn.AdaptiveAvgPool2d(1) computes the same, but hands back its gradient in NCHW order; where all else is channels-last, the ReLU
+    before it then waits for its memory (experiments/05_sprint.ipynb has the price).
+    """
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
+
+
 # --------------------------------------------------------------------------------------------------------------- networks
 
 
@@ -92,7 +103,7 @@ class Net(FourBlocks):
         self.c2 = nn.Sequential(conv_block(32, 64, stride=2), Residual(conv_block(64, 64)))  # 8x8
         self.c3 = nn.Sequential(Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64)))
         self.c4 = conv_block(64, 64)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
 
 

@@ -14,17 +14,20 @@ import argparse
 import ctypes
 import dataclasses
 import difflib
+import importlib
 import json
 import math
 import os
 import pickle
 import platform
+import runpy
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import albumentations
 import numpy as np
@@ -145,7 +148,7 @@ def orthogonalise(matrix, steps=3):
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         a = x @ x.T
-        x = 3.4445 * x + (2.0315 * a @ a - 4.7750 * a) @ x
+        x = torch.addmm(x, torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)  # 3.4445 x + (2.0315 a a - 4.7750 a) x
     return x.T if tall else x
 
 
@@ -269,6 +272,7 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
         chosen, held_out = split(labels)
         images, labels, test_images, test_labels = images[chosen], labels[chosen], images[held_out], labels[held_out]
 
+    importlib.import_module("torch._dynamo")  # else the first optimiser of a process imports it: seconds that are no training
     clock = time.perf_counter()
     torch.manual_seed(recipe.seed)
     network = build().to(device)
@@ -295,17 +299,8 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
         clock = time.perf_counter()
         test = evaluate(network, test_images, test_labels, recipe.augment, recipe.precision)
         kind = "val" if validate else "test"
-        history.append(
-            {
-                "lr": rate,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                f"{kind}_loss": test.loss,
-                f"{kind}_accuracy": test.accuracy,
-                "seconds": seconds,
-                "evaluation_seconds": time.perf_counter() - clock,
-            }
-        )
+        line = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy, f"{kind}_loss": test.loss, f"{kind}_accuracy": test.accuracy}
+        history.append(line | {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock})
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if checkpoint:
@@ -357,12 +352,7 @@ def make_record(name, model, recipe, device, validate, history, flip_accuracy):
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
         "device": describe_device(device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "albumentations": albumentations.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": {module.__name__: module.__version__ for module in (torch, albumentations, np)} | {"python": platform.python_version()},
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),
         f"{kind}_accuracy": history[-1][f"{kind}_accuracy"],
@@ -376,8 +366,7 @@ def pick_device(name=None):
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         return torch.device(next(kind for kind, found in there.items() if found))
-    kind = str(name).split(":")[0]
-    if kind not in there:
+    if (kind := str(name).split(":")[0]) not in there:
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.")
     if not there[kind]:
         raise TrainingError(f"Device {name!r} was asked for, but torch finds none here; use --device cpu, or leave --device out.")
@@ -479,44 +468,57 @@ def find(table, name, kind):
     return table[name]
 
 
-def run(model, recipe, name, device=None, validate=False, resume=False, progress=True):
+def run(model, recipe, name, device=None, validate=False, resume=False, progress=True, what=""):
     """Trains, then writes results/<name>.json and weights/<name>.pt; the checkpoint of every epoch is checkpoints/<name>.pt."""
     paths = ROOT / "results" / f"{name}.json", ROOT / "weights" / f"{name}.pt", ROOT / "checkpoints" / f"{name}.pt"
     for path in paths:  # an unwritable folder is found now, not after the training
         write_atomically(path.with_suffix(".test"), lambda file: None)
         path.with_suffix(".test").unlink()
     network, record = fit(model, recipe, device=device, validate=validate, checkpoint=paths[2], resume=resume, progress=progress)
-    state = {key: value.cpu() for key, value in network.state_dict().items()}
-    write_atomically(paths[1], lambda file: torch.save(dict(model=model, record=f"{name}.json", state=state), file))
+    record |= {"what": what} if what else {}
+    saved = dict(model=record["model"], record=f"{name}.json", state={key: value.cpu() for key, value in network.state_dict().items()})
+    write_atomically(paths[1], lambda file: torch.save(saved, file))
     write_atomically(paths[0], lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
     return record
 
 
-def sweep(path, device=None):
-    """Runs a table of configurations: a JSON list of {"name", "recipe", "change", "seeds"} and optionally "model", "validate".
+class Run(NamedTuple):
+    """A line of a sweep's table: one configuration, trained with seeds 0, 1, ... `seeds` - 1."""
 
-    Writes results/<file name>/<name>-seed<k>.json; what is recorded already is skipped, what was cut off is resumed.
+    name: str
+    recipe: str  # in RECIPES
+    seeds: int
+    change: dict = {}  # noqa: RUF012  field of the recipe: value
+    model: object = "net"  # a name in MODELS, or a function that builds a network
+    validate: bool = False
+    what: str = ""  # what differs, in words
+    replace: dict = {}  # noqa: RUF012  function of this file: what stands in for it
+
+
+def sweep(path, device=None):
+    """Trains the table RUNS, a list of `Run` in the Python file `path`; writes results/<file name>/<name>-seed<k>.json.
+
+    What is recorded is skipped, what was cut off is resumed; with `replace` it starts anew, for its state is in no checkpoint.
     """
     try:
+        lines = runpy.run_path(path)["RUNS"]
+        if unknown := {name for line in lines for name in line.replace} - globals().keys():
+            raise ValueError(f"train.py has no {unknown}")
         planned = [
-            (
-                f"{Path(path).stem}/{entry['name']}-seed{seed}",
-                entry.get("model", "net"),
-                dataclasses.replace(find(RECIPES, entry["recipe"], "recipe"), **entry["change"], seed=seed),
-                entry.get("validate", False),
-            )
-            for entry in json.loads(Path(path).read_text())
-            for seed in range(entry["seeds"])
+            (f"{Path(path).stem}/{line.name}-seed{seed}", line, dataclasses.replace(recipe, **line.change, seed=seed))
+            for line in lines
+            for recipe in [find(RECIPES, line.recipe, "recipe")]
+            for seed in range(line.seeds)
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TrainingError(
-            f"{path} is not a table of configurations ({type(error).__name__}: {error}); see the docstring of sweep."
-        ) from None
+    except Exception as error:
+        raise TrainingError(f"{path} is not a table of configurations ({error!r}); see the docstring of train.sweep.") from error
     missing = [run for run in planned if not (ROOT / "results" / f"{run[0]}.json").exists()]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
-    for name, model, recipe, validate in missing:
+    for name, line, recipe in missing:
         print(name, flush=True)
-        run(model, recipe, name, device, validate, resume=(ROOT / "checkpoints" / f"{name}.pt").exists())
+        resume = not line.replace and (ROOT / "checkpoints" / f"{name}.pt").exists()
+        with mock.patch.dict(globals(), line.replace):
+            run(line.model, recipe, name, device, line.validate, resume, what=line.what)
 
 
 def whole_number(text):
@@ -539,9 +541,7 @@ def parse(arguments):
         "and checkpoints/... (to resume from). The accuracy that counts is the last epoch's.",
         epilog="examples:\n"
         "  python train.py --model net --recipe sprint            85 %% on two CPU cores in about a minute\n"
-        "  python train.py --model compact --recipe compact       a published network as published\n"
-        "  python train.py --model net --recipe standard --epochs 10 --validate\n"
-        "                                                         a shorter run, judged on 5,000 held-out training images\n"
+        "  python train.py --recipe standard --epochs 10 --validate    shorter, judged on 5,000 held-out training images\n"
         "  python train.py --model compact --recipe compact --resume    go on after Ctrl-C or a crash\n",
     )
     parser.add_argument("--model", default="net", help="a network in model.MODELS (default: net)")
@@ -551,7 +551,7 @@ def parse(arguments):
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     parser.add_argument("--validate", action="store_true", help="train on 45,000 images, report on the other 5,000: for choosing")
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch's checkpoint, to the identical result")
-    parser.add_argument("--sweep", metavar="FILE", help="run a table of configurations, e.g. experiments/05_sprint.json")
+    parser.add_argument("--sweep", metavar="FILE", help="run a table of configurations, e.g. experiments/05_sprint.py")
     parser.add_argument("--list", action="store_true", help="print all models and recipes")
     return parser.parse_args(arguments)
 

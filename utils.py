@@ -8,14 +8,17 @@ on the data. Images are uint8 (N, 32, 32, 3) unless said otherwise; colours are 
 """
 
 import json
+import math
 import re
 import statistics
 import sys
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import stats
 
 from dataset import AUGMENTATIONS, CLASSES, pipeline
 
@@ -225,17 +228,84 @@ def results_table(groups):
     return "\n".join([head, *(row for _, row in sorted(rows))])
 
 
+class Effect(NamedTuple):
+    """A difference in accuracy in percentage points, and its 95 % confidence interval (NaN where a side has one run only)."""
+
+    points: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.points:+.2f} ({self.low:+.2f} to {self.high:+.2f})" if self.low == self.low else f"{self.points:+.2f} (n = 1)"
+
+    @property
+    def measured(self):
+        """Whether the interval leaves out zero. If not: no effect was measured."""
+        return self.low > 0 or self.high < 0
+
+
+def effect(records, base, key="val_accuracy"):
+    """The `Effect` of a change: mean accuracy of `records` minus that of `base`. Student's t for independent samples; the seed
+    noise of both is taken to be the same.
+    """
+    ours, theirs = ([100 * record[key] for record in group] for group in (records, base))
+    if min(len(ours), len(theirs)) < 2:
+        return Effect(statistics.mean(ours) - statistics.mean(theirs), math.nan, math.nan)
+    interval = stats.ttest_ind(ours, theirs).confidence_interval(0.95)
+    return Effect(statistics.mean(ours) - statistics.mean(theirs), *map(float, interval))
+
+
 def changes_table(groups, base):
     """A Markdown table of validation runs that differ from `base` (a name in `groups`) in one change, in the order of accuracy."""
-    plain, rows = groups[base][0]["recipe"], []
+    plain, rows = groups[base], []
     for name, records in groups.items():
-        recipe = records[0]["recipe"]
-        change = ", ".join(f"{key} {recipe[key]}" for key in plain if recipe[key] != plain[key]) or "(none)"
         accuracy, seconds = ([record[key] for record in records] for key in ("val_accuracy", "seconds"))
-        cells = (f"`{name}`", change, mean_std(accuracy, 100), mean_std(seconds, digits=1))
+        difference = "" if name == base else str(effect(records, plain))
+        cells = (f"`{name}`", records[0]["what"], mean_std(accuracy, 100), difference, mean_std(seconds, digits=1))
         rows.append((-statistics.mean(accuracy), f"| {' | '.join(cells)} |"))
-    head = "| run | what differs | validation accuracy, % | training, s |\n|---|---|---:|---:|"
+    head = "| run | what differs | validation accuracy, % | difference, points (95 % interval) | training, s |\n|---|---|---:|---:|---:|"
     return "\n".join([head, *(row for _, row in sorted(rows))])
+
+
+def findings(groups, base):
+    """Markdown: each measured effect on the accuracy as a line, then the changes for which none was measured, with their seconds."""
+    plain, lines, without = statistics.mean(record["seconds"] for record in groups[base]), [], []
+    for name, records in groups.items():
+        more = statistics.mean(record["seconds"] for record in records) - plain
+        found, what = effect(records, groups[base]), records[0]["what"]
+        if found.measured:
+            lines.append((found.points, f"* {what}: **{found.points:+.1f} points** ({found.low:+.1f} to {found.high:+.1f}), {more:+.0f} s"))
+        elif name != base:
+            without.append(f"{what} ({found.points:+.1f}, {more:+.0f} s)")
+    return "\n".join(
+        [line for _, line in sorted(lines)] + [f"* no effect on the accuracy was measured: {'; '.join(without)}"] * bool(without)
+    )
+
+
+def plot_effects(groups, base):
+    """Each run of `groups` against the run `base`: points of validation accuracy with their interval, and seconds of training.
+
+    Returns {name: (Effect, seconds more than `base`)}, the most accurate first.
+    """
+    seconds = {name: statistics.mean(record["seconds"] for record in records) for name, records in groups.items()}
+    effects = {name: (effect(records, groups[base]), seconds[name] - seconds[base]) for name, records in groups.items() if name != base}
+    effects = dict(sorted(effects.items(), key=lambda item: -item[1][0].points))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.5 + 0.36 * len(effects)), width_ratios=(2, 1), sharey=True, facecolor="white")
+    for row, (found, more) in enumerate(effects.values()):
+        colour = (GREEN if found.points > 0 else ORANGE) if found.measured else GREY
+        left.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
+        left.plot(found.points, row, "o", color=colour)
+        right.barh(row, more, color=ORANGE if more > 0 else GREEN)
+    left.set_yticks(range(len(effects)), effects, fontsize=12)
+    left.invert_yaxis()
+    left.set_xlabel(f"points of accuracy against {base}, 95 % interval; grey: no effect measured", fontsize=11)
+    right.set_xlabel("seconds of training", fontsize=11)
+    for axis in (left, right):
+        axis.axvline(0, color="black", linewidth=1)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    plt.show()
+    return effects
 
 
 def seconds_to(mark, history):
@@ -342,7 +412,7 @@ def readme_parts():
     speeds = json.loads((ROOT / "results" / "bench" / "engines.json").read_text())
     rows = [f"| {name} | {speed:,} |" for name, speed in speeds["images_per_second"].items()]
     engines = "\n".join([f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows])
-    changes = changes_table(load_records("05_sprint/*.json"), "sprint")
+    changes = findings(load_records("05_sprint/*.json"), "sprint")
     return {"headline": headline(groups), "results": results_table(groups), "changes": changes, "engines": engines}
 
 

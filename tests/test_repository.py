@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 
 import pytest
@@ -39,6 +40,21 @@ def test_notebooks_are_clean(name):
     assert utils.badges(name, utils.repository()) in "".join(book["cells"][0]["source"])
     assert any(f'REPOSITORY = "{utils.repository()}"' in "".join(cell["source"]) for cell in code)
     assert str(ROOT) not in path.read_text()
+
+
+def solutions():
+    """The Python blocks folded into <details> in the notebooks: solutions of exercises."""
+    for name in NOTEBOOKS:
+        for cell in json.loads((ROOT / name).read_text())["cells"]:
+            for folded in re.findall(r"<details>.*?</details>", "".join(cell["source"]), re.DOTALL):
+                for number, code in enumerate(re.findall(r"```python\n(.*?)```", folded, re.DOTALL)):
+                    yield pytest.param(code, id=f"{name}-{number}")
+
+
+@pytest.mark.parametrize("code", solutions())
+def test_the_solutions_of_exercises_run(code):
+    assert "assert " in code
+    exec(code, {})
 
 
 def imports(name):

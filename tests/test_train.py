@@ -362,25 +362,70 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_resume_command(tmp_path):
     assert not list((tmp_path / "results").glob("*.json"))
 
 
+TABLE = """
+import train
+RUNS = [
+    train.Run("plain", "sprint", 2, change=dict(epochs=1, augment="none")),
+    train.Run("own", "sprint", 1, change=dict(epochs=1), model=Tiny, what="a network of one's own", replace=dict(make_optimizer=adam)),
+]
+"""
+OWN = """
+import torch
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 10)
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+def adam(model, recipe):
+    return torch.optim.Adam(model.parameters(), 0.0)
+"""
+
+
 def test_sweep_runs_what_is_missing_and_skips_what_is_recorded(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(t, "ROOT", tmp_path)
     monkeypatch.setattr(t, "load_cifar10", lambda progress: small)
-    table = tmp_path / "05_table.json"
-    table.write_text(json.dumps([{"name": "plain", "recipe": "sprint", "change": {"epochs": 1, "augment": "none"}, "seeds": 2}]))
+    table = tmp_path / "05_table.py"
+    table.write_text(OWN + TABLE)
     t.main(["--sweep", str(table)])
     paths = sorted((tmp_path / "results" / "05_table").iterdir())
-    assert [path.name for path in paths] == ["plain-seed0.json", "plain-seed1.json"]
-    record = json.loads(paths[1].read_text())
+    assert [path.name for path in paths] == ["own-seed0.json", "plain-seed0.json", "plain-seed1.json"]
+    own, record = json.loads(paths[0].read_text()), json.loads(paths[2].read_text())
     assert (record["model"], record["seed"], record["recipe"]["augment"]) == ("net", 1, "none")
-    paths[1].unlink()
-    before = paths[0].stat().st_mtime_ns
+    assert (own["model"], own["what"], own["parameters"]) == ("Tiny", "a network of one's own", 40)
+    saved = torch.load(tmp_path / "weights" / "05_table" / "own-seed0.pt", weights_only=True)["state"]
+    torch.manual_seed(0)
+    start = torch.nn.Linear(3, 10)
+    assert torch.equal(saved["fc.weight"], start.weight)  # Adam with learning rate 0 really stood in for the sprint's optimiser
+    paths[2].unlink()
+    before = paths[1].stat().st_mtime_ns
     t.main(["--sweep", str(table)])
-    assert paths[0].stat().st_mtime_ns == before
-    assert paths[1].exists()
-    for broken in ("{", '[{"name": "x", "recipe": "sprint", "change": {"lrr": 1}, "seeds": 1}]', '[{"nam": 1}]'):
-        table.write_text(broken)
-        with pytest.raises(SystemExit, match="05_table.json"):
-            t.main(["--sweep", str(table)])
+    assert paths[1].stat().st_mtime_ns == before
+    assert paths[2].exists()
+    assert t.make_optimizer.__module__ == "train"  # put back
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RUNS = [",
+        "",
+        'import train\nRUNS = [train.Run("x", "sprint", 1, change=dict(lrr=1))]',
+        'import train\nRUNS = [train.Run("x", "sprimt", 1)]',
+        'import train\nRUNS = [train.Run("x", "sprint", 1, chnage={})]',
+        'import train\nRUNS = [train.Run("x", "sprint", 1, replace=dict(make_optimiser=print))]',
+    ],
+)
+def test_a_broken_table_is_refused_in_one_sentence(text, tmp_path):
+    table = tmp_path / "table.py"
+    table.write_text(text)
+    with pytest.raises(SystemExit, match="table.py is not a table of configurations"):
+        t.main(["--sweep", str(table)])
+
+
+def test_a_missing_table_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="none.py is not a table of configurations"):
+        t.main(["--sweep", str(tmp_path / "none.py")])
 
 
 # ---------------------------------------------------------------------------------------------------- what was handed over

@@ -131,12 +131,43 @@ def test_records_are_grouped_by_run_and_averaged(tmp_path):
     assert "val" not in table
 
 
+def runs(*accuracies, seconds=2.0, **more):
+    return [record([0.5, accuracy], seconds / 2, kind="val") | {"seed": seed} | more for seed, accuracy in enumerate(accuracies)]
+
+
+def test_effect_is_the_difference_with_students_interval():
+    found = utils.effect(runs(0.90, 0.91, 0.92), runs(0.80, 0.81, 0.82))
+    half = 2.7764 * (1 / 3 + 1 / 3) ** 0.5  # t(0.975, 4 degrees of freedom) times the standard error; pooled deviation: 1 point
+    assert (found.points, found.low, found.high) == pytest.approx((10, 10 - half, 10 + half), abs=1e-3)
+    assert found.measured
+    assert str(found) == "+10.00 (+7.73 to +12.27)"
+    assert not utils.effect(runs(0.80, 0.82), runs(0.81, 0.82)).measured
+    alone = utils.effect(runs(0.9), runs(0.8, 0.8))
+    assert (alone.measured, str(alone)) == (False, "+10.00 (n = 1)")
+
+
 def test_changes_name_what_differs():
-    plain, changed = record([0.5, 0.8], kind="val"), record([0.5, 0.9], kind="val")
-    changed["recipe"] = {"epochs": 3}
-    table = utils.changes_table({"base": [plain, plain], "longer": [changed]}, "base").splitlines()
-    assert table[2] == "| `longer` | epochs 3 | 90.00 (n = 1) | 2.0 (n = 1) |"
-    assert table[3] == "| `base` | (none) | 80.00 ± 0.00 (n = 2) | 2.0 ± 0.0 (n = 2) |"
+    groups = {"base": runs(0.8, 0.8, what="nothing"), "longer": runs(0.9, 0.9, what="more", seconds=4.0)}
+    table = utils.changes_table(groups, "base").splitlines()
+    assert table[2] == "| `longer` | more | 90.00 ± 0.00 (n = 2) | +10.00 (+10.00 to +10.00) | 4.0 ± 0.0 (n = 2) |"
+    assert table[3] == "| `base` | nothing | 80.00 ± 0.00 (n = 2) |  | 2.0 ± 0.0 (n = 2) |"
+
+
+def test_findings_keep_apart_what_was_measured_and_what_was_not():
+    groups = {"base": runs(0.8, 0.81), "worse": runs(0.7, 0.71, what="a"), "same": runs(0.8, 0.81, what="b", seconds=5.0)}
+    lines = utils.findings(groups | {"base": runs(0.8, 0.81, what="nothing")}, "base").splitlines()
+    assert lines == [
+        "* a: **-10.0 points** (-13.0 to -7.0), +0 s",
+        "* no effect on the accuracy was measured: b (+0.0, +3 s)",
+    ]
+
+
+def test_plot_effects_shows_the_best_first():
+    groups = {"worse": runs(0.7, 0.72), "base": runs(0.8, 0.81), "better": runs(0.9, 0.91, seconds=5.0)}
+    effects = utils.plot_effects(groups, "base")
+    assert list(effects) == ["better", "worse"]
+    assert effects["better"][0].points == pytest.approx(10)
+    assert effects["better"][1] == pytest.approx(3)
 
 
 def test_race_finds_the_first_crossing():

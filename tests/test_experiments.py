@@ -1,0 +1,100 @@
+"""What the tables in experiments/ put in the place of train.py's own does what it says."""
+
+import runpy
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+import model
+import train
+from dataset import make_batches
+
+
+@pytest.fixture(scope="module")
+def sprint():
+    return runpy.run_path(str(ROOT / "experiments" / "05_sprint.py"))
+
+
+def test_every_record_of_the_sprint_belongs_to_its_table(sprint):
+    names = {f"{line.name}-seed{seed}" for line in sprint["RUNS"] for seed in range(line.seeds)}
+    assert {path.stem for path in (ROOT / "results" / "05_sprint").glob("*.json")} <= names
+
+
+def test_whitened_filters_decorrelate_patches(sprint, cifar):
+    network = sprint["whitened"]()
+    first = network.c1[0][0]
+    images, _ = next(iter(make_batches(cifar.test_images, cifar.test_labels, 1000, train=False)))
+    with torch.no_grad():
+        outputs = first(images)[:, :, 1:-1, 1:-1].permute(1, 0, 2, 3).flatten(1)  # (32, pixels), without the padded border
+    assert torch.equal(outputs[:16], -outputs[16:])
+    covariance = torch.cov(outputs[:16])
+    strength = covariance.diagonal()
+    assert (strength > 0.5).all()
+    assert (strength < 1.3).all()
+    assert (covariance - torch.diag(strength)).abs().max() < 0.15
+    assert not first.weight.requires_grad
+
+
+def test_dirac_convolutions_start_as_the_identity(sprint):
+    convolution = sprint["dirac"]().c2[1][0][0]
+    x = torch.randn(2, 64, 8, 8)
+    assert torch.allclose(convolution(x), x)
+
+
+def test_narrow_is_smaller_and_keeps_the_rules(sprint):
+    network = sprint["narrow"]()
+    assert model.count_parameters(network) < model.count_parameters(model.Net())
+    assert all(rule.passed for rule in model.check_assignment(network))
+
+
+def test_fast_biases_are_those_of_batchnorm_and_nothing_is_lost(sprint):
+    network, recipe = model.Net(), train.RECIPES["sprint"]
+    groups = sprint["fast_biases"](network, recipe).param_groups
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in network.parameters())
+    biases = {id(m.bias) for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {id(p) for group in groups if group["lr"] == 8 * recipe.lr for p in group["params"]} == biases
+    assert groups[-1]["lr"] == recipe.lr  # the one that the record shows
+
+
+def test_lookahead_goes_back_half_of_the_way(sprint):
+    def after(steps, make):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 4)
+        optimizer = make(layer, train.RECIPES["sprint"])
+        for _ in range(steps):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 4)).square().sum().backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    five, ten = after(5, train.make_optimizer), after(10, train.make_optimizer)
+    assert torch.equal(after(5, sprint["lookahead"]), five)  # the first slow weights
+    assert torch.allclose(after(10, sprint["lookahead"]), (five + ten) / 2)
+
+
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch(sprint, cifar):
+    batches = sprint["make_alternating"](cifar.train_images[:100], cifar.train_labels[:100], 100, "flip")
+    seen = []
+    for epoch in range(3):
+        batches.epoch = epoch
+        order = batches.order(torch.Generator().manual_seed(1_000_003 * batches.seed + epoch))
+        images, _ = next(iter(batches))
+        seen.append(torch.empty_like(images).index_copy_(0, order, images))
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[0], seen[1].flip(3))
+    plain, _ = next(iter(make_batches(cifar.train_images[:100], cifar.train_labels[:100], 100, train=False)))
+    assert 20 < (seen[0] == plain).flatten(1).all(1).sum() < 80
+
+
+def test_pruning_leaves_out_half_of_the_easy_and_keeps_the_mean_gradient(sprint):
+    images, labels = np.zeros((1000, 32, 32, 3), np.uint8), np.zeros(1000)
+    batches = sprint["make_pruned"](images, labels, 100, "none")
+    batches.losses = torch.arange(1000.0)
+    used = batches.order(torch.Generator().manual_seed(0))
+    assert len(used) == len(set(used.tolist())) == 800
+    assert set(range(400, 1000)) <= set(used.tolist())
+    assert batches.weights[used].sum() == 1000
+    assert len(batches) == len(list(batches)) == 8
