@@ -317,6 +317,7 @@ def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, descriptio
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules
     bar = tqdm(batches, desc=description, leave=False, disable=not (progress and watched), mininterval=1)
     for images, labels in bar:
+        images = images if recipe.channels_last else images.contiguous()  # they come in channels-last
         with _autocast(images.device, recipe.precision):
             logits = _logits(model, images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
@@ -384,8 +385,7 @@ def describe_device(device):
     """For the record, e.g. "cpu: AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text().splitlines() if (info := Path("/proc/cpuinfo")).exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
     return f"{device.type}: {name}, {torch.get_num_threads()} threads"
 

@@ -5,8 +5,11 @@ function here, put in the place of train.py's own ("replace").
 """
 
 import functools
+import os
+import tempfile
 
 import torch
+import torch._inductor.utils
 import torch.nn.functional as F
 from torch import nn
 
@@ -164,7 +167,10 @@ def pruned_epoch(model, batches, recipe, optimizer, schedule, scaler, descriptio
 
 @functools.cache
 def compiled(model):
-    """torch.compile without its cache on disk: every run pays for its own compilation."""
+    """torch.compile without what earlier runs have left, in memory or on disk: every run pays for its own compilation."""
+    torch.compiler.reset()
+    torch._inductor.utils.clear_caches()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     torch._inductor.config.force_disable_caches = True
     return torch.compile(model)
 
@@ -183,11 +189,13 @@ def validated(name, what, seeds=3, **details):
 
 GROWING = ((0, 24, 2, 24), (0.5, 32, 4, 32))
 LATER = ((0.3, 32, 0, 24), (0.5, 32, 0, 28))
+PRUNED = dict(make_batches=make_pruned, _train_epoch=pruned_epoch)
 RUNS = [
     validated("sprint", "nothing", seeds=5),
     validated("sgd", "SGD (Nesterov, lr 0.5) for all weights instead of Muon", change=dict(optimizer="sgd", nesterov=True, lr=0.5)),
     validated("8-epochs", "8 epochs instead of 10", change=dict(epochs=8)),
-    validated("pruned", "half of the 40 % easiest images left out", replace=dict(make_batches=make_pruned, _train_epoch=pruned_epoch)),
+    validated("pruned", "half of the 40 % easiest images left out", replace=PRUNED),
+    validated("pruned-12-epochs", "half of the 40 % easiest images left out, 12 epochs", change=dict(epochs=12), replace=PRUNED),
     validated("whitened", "first layer whitens the patches and is frozen", model=whitened),
     validated("dirac", "dense 3x3 convolutions start as the identity", model=dirac),
     validated("fast-biases", "BatchNorm biases learn 8 times as fast", replace=dict(make_optimizer=fast_biases)),

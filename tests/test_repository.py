@@ -51,7 +51,7 @@ def solutions():
                     yield pytest.param(code, id=f"{name}-{number}")
 
 
-@pytest.mark.parametrize("code", solutions())
+@pytest.mark.parametrize("code", list(solutions()))
 def test_the_solutions_of_exercises_run(code):
     assert "assert " in code
     exec(code, {})

@@ -162,6 +162,20 @@ def test_precisions_agree(small, precision):
     assert record["history"][0]["train_loss"] == pytest.approx(2.2, abs=0.4)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_training_has_the_memory_order_of_its_recipe(small, channels_last):
+    seen = set()
+
+    class Watched(Tiny):
+        def forward(self, x):
+            if self.training:
+                seen.add((x.is_contiguous(), x.is_contiguous(memory_format=torch.channels_last)))
+            return super().forward(x)
+
+    t.fit(Watched, dataclasses.replace(QUICK, epochs=1, channels_last=channels_last), small, progress=False)
+    assert seen == {(not channels_last, channels_last)}
+
+
 def test_wrong_logits_are_explained(small):
     def wrong():
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))

@@ -147,10 +147,10 @@ def test_effect_is_the_difference_with_students_interval():
 
 
 def test_changes_name_what_differs():
-    groups = {"base": runs(0.8, 0.8, what="nothing"), "longer": runs(0.9, 0.9, what="more", seconds=4.0)}
+    groups = {"base": runs(0.80, 0.81, what="nothing"), "longer": runs(0.90, 0.92, what="more", seconds=4.0)}
     table = utils.changes_table(groups, "base").splitlines()
-    assert table[2] == "| `longer` | more | 90.00 ± 0.00 (n = 2) | +10.00 (+10.00 to +10.00) | 4.0 ± 0.0 (n = 2) |"
-    assert table[3] == "| `base` | nothing | 80.00 ± 0.00 (n = 2) |  | 2.0 ± 0.0 (n = 2) |"
+    assert table[2] == "| `longer` | more | 91.00 ± 1.41 (n = 2) | +10.50 (+5.69 to +15.31) | 4.0 ± 0.0 (n = 2) |"
+    assert table[3] == "| `base` | nothing | 80.50 ± 0.71 (n = 2) |  | 2.0 ± 0.0 (n = 2) |"
 
 
 def test_findings_keep_apart_what_was_measured_and_what_was_not():
