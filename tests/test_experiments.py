@@ -1,5 +1,7 @@
 """What the tables in experiments/ put in the place of train.py's own does what it says."""
 
+import dataclasses
+import json
 import runpy
 
 import numpy as np
@@ -18,9 +20,15 @@ def sprint():
     return runpy.run_path(str(ROOT / "experiments" / "05_sprint.py"))
 
 
-def test_every_record_of_the_sprint_belongs_to_its_table(sprint):
-    names = {f"{line.name}-seed{seed}" for line in sprint["RUNS"] for seed in range(line.seeds)}
-    assert {path.stem for path in (ROOT / "results" / "05_sprint").glob("*.json")} <= names
+@pytest.mark.parametrize("table", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_record_is_a_run_of_its_table(table):
+    lines = {line.name: line for line in runpy.run_path(str(table))["RUNS"]}
+    for path in (ROOT / "results" / table.stem).glob("*.json"):
+        name, seed = path.stem.rsplit("-seed", 1)
+        record, line = json.loads(path.read_text()), lines[name]
+        recipe = dataclasses.replace(train.RECIPES[line.recipe], **line.change, seed=int(seed))
+        assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe))), path
+        assert (record["what"], int(seed) < line.seeds) == (line.what, True), path
 
 
 def test_whitened_filters_decorrelate_patches(sprint, cifar):

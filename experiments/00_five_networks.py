@@ -1,0 +1,40 @@
+"""What the five published texts leave open or got wrong, tried. `python train.py --sweep experiments/00_five_networks.py`
+
+The choices are made with short runs on 45,000 images, judged on the other 5,000; what they favour stands in train.RECIPES. The long runs on
+all 50,000 images are `python train.py --model compact` and so on; their records lie in results/ itself.
+"""
+
+from model import StridedNet
+from train import Run
+
+
+def strided_padded():
+    """`strided` with padding in its depthwise convolutions: 8x8 -> 8 -> 8 -> 4 instead of 8x8 -> 6 -> 4 -> 1."""
+    return StridedNet(padding=1)
+
+
+def compact(name, what, seeds=1, **change):
+    return Run(f"compact-{name}", "compact", seeds, change=dict(epochs=12, **change), model="compact", validate=True, what=what)
+
+
+def strided(name, what, network="strided", **change):
+    return Run(f"strided-{name}", "strided", 1, change=dict(epochs=12, **change), model=network, validate=True, what=what)
+
+
+def as_run(name, what):
+    return Run(f"{name}-as-run", name, 1, change=dict(augment=f"{name}_as_run"), model=name, what=what)
+
+
+RUNS = [
+    compact("onecycle", "SGD, OneCycle to 0.1, weight decay 5e-4", seeds=3),
+    compact("onecycle-0.3", "SGD, OneCycle to 0.3, weight decay 5e-4", lr=0.3),
+    compact("step", "SGD 0.05, a tenth after every 5 epochs, weight decay 5e-4", lr=0.05, schedule="step", step_epochs=5),
+    compact("adam", "Adam 0.001, constant, no weight decay", optimizer="adam", lr=0.001, schedule="constant", weight_decay=0.0),
+    strided("sgd", "SGD 0.1, a tenth after 10 epochs; no padding"),
+    strided("sgd-padded", "SGD 0.1, a tenth after 10 epochs; padding 1", strided_padded),
+    strided("adam", "Adam 0.001, a tenth after 10 epochs; no padding", optimizer="adam", lr=0.001),
+    strided("adam-padded", "Adam 0.001, a tenth after 10 epochs; padding 1", strided_padded, optimizer="adam", lr=0.001),
+    compact("float32", "the first, in float32 instead of bfloat16", seeds=3, precision="float32"),
+    as_run("dilated", "invalid cutout arguments, as its log shows: the library's default holes"),
+    as_run("stacked", "a hole filled with 0.49 of 255: black"),
+]
