@@ -330,7 +330,6 @@ AUGMENTATIONS = {
     "flip_shift_cutout": Augmentation((flip, shift4, lambda: cutout(1.0))),
     "standard": Augmentation((flip, lambda: shift_scale_rotate(0.5), lambda: cutout(0.5))),
     # The published networks' own. Where a text names a transform without its strength, it is `standard`'s.
-    "strided": Augmentation((flip,)),  # the text names none; its train and test curves stay together, so there was some
     "wide": Augmentation((flip, lambda: shift_scale_rotate(0.5), lambda: cutout(0.5)), **_WIDE),
     "dilated": Augmentation((flip, lambda: shift_scale_rotate(0.7), lambda: cutout(0.5))),
     # As it ran: its cutout arguments were not valid for its albumentations, which warned and took the defaults.
