@@ -143,7 +143,7 @@ def mistakes(labels, probabilities):
 def show_mistakes(images, labels, probabilities, count=20, columns=5):
     """The most confident mistakes: true class, predicted class, confidence. Returns their indices."""
     shown = mistakes(labels, probabilities)[:count]
-    _, axes = _grid(max(1, -(-len(shown) // columns)), columns, cell=1.9, caption=0.45)
+    _, axes = _grid(max(1, -(-len(shown) // columns)), columns, cell=1.9, caption=0.6)
     for axis, index in zip(axes.flat, shown, strict=False):
         predicted = probabilities[index].argmax()
         axis.imshow(images[index], interpolation="nearest")
