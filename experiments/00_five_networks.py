@@ -1,8 +1,8 @@
 """What the five published texts leave open or got wrong, tried. `python train.py --sweep experiments/00_five_networks.py`
 
-Choices are for short runs on 45,000 images, judged on the other 5,000; what they favour stands in train.RECIPES. A line without
-records in results/ has not been run yet. The long runs on all 50,000 images are `python train.py --model compact` and so on; their records
-lie in results/ itself.
+What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000; train.RECIPES has what they favour. The
+"as-run" lines train on all 50,000 with a text's own mistake. A line without records in results/ has not been run yet. The long runs
+without mistakes are `python train.py --model compact` and so on; their records lie in results/ itself.
 """
 
 from model import StridedNet

@@ -28,6 +28,7 @@ def test_every_record_is_a_run_of_its_table(table):
         record, line = json.loads(path.read_text()), lines[name]
         recipe = dataclasses.replace(train.RECIPES[line.recipe], **line.change, seed=int(seed))
         assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe))), path
+        assert record["model"] == getattr(line.model, "__name__", line.model), path
         assert (record["what"], int(seed) < line.seeds) == (line.what, True), path
 
 
