@@ -95,7 +95,7 @@ class Recipe:
             raise ValueError(f"views is {self.views!r}; each is (start, side, pad, crop) with crop <= side + 2·pad, the first starts at 0.")
 
 
-# bfloat16 for speed: no text names a precision. `compact`, 12 epochs, n = 3 each: float32 -0.45 points (-1.39 to +0.49), no effect measured.
+# bfloat16 for speed: no text names a precision. `compact`, 12 epochs, n = 3: float32 -0.45 points (-1.39 to +0.49), no effect measured.
 SOURCE_SGD = dict(optimizer="sgd", momentum=0.9, precision="bfloat16")
 OURS = dict(optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1, precision="bfloat16")
 CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))  # random crops of 24x24, in the second half of 28x28 pixels; tested on whole images
