@@ -267,40 +267,44 @@ def changes_table(groups, base):
     return "\n".join([head, *(row for _, row in sorted(rows))])
 
 
-def findings(groups, base):
-    """Markdown: each measured effect on the accuracy as a line, then the changes for which none was measured, with their seconds."""
+def findings(groups, base, seconds=True):
+    """Markdown: each measured effect on the accuracy as a line, then the changes for which none was measured; `seconds`: and the time."""
     plain, lines, without = statistics.mean(record["seconds"] for record in groups[base]), [], []
     for name, records in groups.items():
-        more = statistics.mean(record["seconds"] for record in records) - plain
         found, what = effect(records, groups[base]), records[0]["what"]
+        more = f", {statistics.mean(record['seconds'] for record in records) - plain:+.0f} s" if seconds else ""
         if found.measured:
-            lines.append((found.points, f"* {what}: **{found.points:+.1f} points** ({found.low:+.1f} to {found.high:+.1f}), {more:+.0f} s"))
+            accuracy = mean_std([record["val_accuracy"] for record in records], 100, 1, " %")
+            points = f"**{found.points:+.1f} points** ({found.low:+.1f} to {found.high:+.1f})"
+            lines.append((found.points, f"* {what}: {points}{more}; {accuracy}"))
         elif name != base:
-            without.append(f"{what} ({found.points:+.1f}, {more:+.0f} s)")
+            without.append(f"{what} ({found.points:+.1f}{more}; n = {len(records)})")
     return "\n".join(
         [line for _, line in sorted(lines)] + [f"* no effect on the accuracy was measured: {'; '.join(without)}"] * bool(without)
     )
 
 
-def plot_effects(groups, base):
-    """Each run of `groups` against the run `base`: points of validation accuracy with their interval, and seconds of training.
+def plot_effects(groups, base, seconds=True):
+    """Each run of `groups` against the run `base`: points of validation accuracy with their interval; `seconds`: and of training.
 
     Returns {name: (Effect, seconds more than `base`)}, the most accurate first.
     """
-    seconds = {name: statistics.mean(record["seconds"] for record in records) for name, records in groups.items()}
-    effects = {name: (effect(records, groups[base]), seconds[name] - seconds[base]) for name, records in groups.items() if name != base}
+    time = {name: statistics.mean(record["seconds"] for record in records) for name, records in groups.items()}
+    effects = {name: (effect(records, groups[base]), time[name] - time[base]) for name, records in groups.items() if name != base}
     effects = dict(sorted(effects.items(), key=lambda item: -item[1][0].points))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.5 + 0.36 * len(effects)), width_ratios=(2, 1), sharey=True, facecolor="white")
+    size, widths = (11, 1.5 + 0.36 * len(effects)), (2, 1) if seconds else (1,)
+    figure, axes = plt.subplots(1, len(widths), figsize=size, width_ratios=widths, sharey=True, squeeze=False, facecolor="white")
     for row, (found, more) in enumerate(effects.values()):
         colour = (GREEN if found.points > 0 else ORANGE) if found.measured else GREY
-        left.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
-        left.plot(found.points, row, "o", color=colour)
-        right.barh(row, more, color=ORANGE if more > 0 else GREEN)
-    left.set_yticks(range(len(effects)), effects, fontsize=12)
-    left.invert_yaxis()
-    left.set_xlabel(f"points of accuracy against {base}, 95 % interval; grey: no effect measured", fontsize=11)
-    right.set_xlabel("seconds of training", fontsize=11)
-    for axis in (left, right):
+        axes[0, 0].plot([found.low, found.high], [row, row], color=colour, linewidth=2)
+        axes[0, 0].plot(found.points, row, "o", color=colour)
+        if seconds:
+            axes[0, 1].barh(row, more, color=ORANGE if more > 0 else GREEN)
+            axes[0, 1].set_xlabel("seconds of training", fontsize=11)
+    axes[0, 0].set_yticks(range(len(effects)), effects, fontsize=12)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlabel(f"points of accuracy against {base}, 95 % interval; grey: no effect measured", fontsize=11)
+    for axis in axes.flat:
         axis.axvline(0, color="black", linewidth=1)
         axis.grid(alpha=0.3)
     figure.tight_layout()
@@ -406,6 +410,23 @@ def headline(groups):
     return text
 
 
+COMPARED = (  # (what it is about, notebook, the run that the others are compared with, the others: a pattern)
+    ("Common mistakes, against the same training without them", "04_mistakes", "right", "(?!onecycle).*"),
+    ("One more, against the schedule as it is meant", "04_mistakes", "onecycle", "onecycle-per-epoch"),
+)
+
+
+def found():
+    """What the notebooks of `COMPARED` found, as Markdown."""
+    lines = []
+    for title, notebook, base, pattern in COMPARED:
+        groups = load_records(f"{notebook}/*.json")
+        chosen = {name: records for name, records in groups.items() if name == base or re.fullmatch(pattern, name)}
+        plain = mean_std([record["val_accuracy"] for record in groups[base]], 100, 1, " %")
+        lines += [f"{title}, {plain} ([`{notebook}`](experiments/{notebook}.ipynb)):\n", findings(chosen, base, seconds=False) + "\n"]
+    return "\n".join(lines).strip()
+
+
 def readme_parts():
     """The generated parts of README.md: {marker: Markdown}."""
     groups = load_records()
@@ -414,7 +435,7 @@ def readme_parts():
     engines = "\n".join([f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows])
     changes = findings(load_records("05_sprint/*.json"), "sprint")
     table = results_table(groups | load_records("00_five_networks/*.json"))  # its validation runs are left out
-    return {"headline": headline(groups), "results": table, "changes": changes, "engines": engines}
+    return {"headline": headline(groups), "results": table, "found": found(), "changes": changes, "engines": engines}
 
 
 def write_readme():

@@ -12,7 +12,7 @@ from torch import nn
 
 import model
 import train
-from dataset import make_batches
+from dataset import make_batches, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,51 @@ def test_pruning_leaves_out_half_of_the_easy_and_keeps_the_mean_gradient(sprint)
     assert set(range(400, 1000)) <= set(used.tolist())
     assert batches.weights[used].sum() == 1000
     assert len(batches) == len(list(batches)) == 8
+
+
+@pytest.fixture(scope="module")
+def mistakes():
+    return runpy.run_path(str(ROOT / "experiments" / "04_mistakes.py"))
+
+
+def test_the_wrong_pipelines_are_wrong_as_they_say(mistakes):
+    white = np.full((32, 32, 3), 255, np.uint8)
+
+    def draws(name):
+        compose = pipeline(name, normalise=False)
+        compose.set_random_seed(0)
+        return np.stack([compose(image=white)["image"] for _ in range(400)])
+
+    black = (draws("mistakes: black") == 0).all(3).sum((1, 2))
+    assert 150 < black.max() <= 256  # a whole hole, or what the frame left of it
+    defaults = (draws("mistakes: defaults") == 0).all(3).sum((1, 2))
+    assert defaults.max() < 100
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[12:20, 12:20] = 255
+    compose = pipeline("mistakes: zoomed", normalise=False)
+    areas = [(compose(image=picture)["image"] > 128).all(2).sum() for _ in range(200)]
+    assert 190 < max(areas) < 300  # 64 pixels, magnified up to 2.1 times
+
+
+def test_a_schedule_stepped_per_epoch_hardly_moves(mistakes):
+    recipe = dataclasses.replace(train.RECIPES["compact"], epochs=3)
+    optimizer = train.make_optimizer(nn.Linear(2, 2), recipe)
+    schedule = mistakes["stepped_per_epoch"](optimizer, recipe, 10)
+    rates = []
+    for _ in range(30):
+        rates.append(schedule.get_last_lr()[0])
+        schedule.step()
+    assert len(set(rates[:10])) == len(set(rates[10:20])) == 1
+    assert len(set(rates)) == 3
+    assert max(rates) < recipe.lr / 5
+
+
+def test_replayed_workers_repeat_themselves_and_ours_do_not(mistakes):
+    images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), np.uint8), 64, axis=0)
+    labels = np.zeros(64, np.uint8)
+
+    def distinct(make):
+        batches = make(images, labels, 8, "standard", engine="albumentations")
+        return len({image.numpy().tobytes() for _ in range(2) for batch, _ in batches for image in batch})
+
+    assert distinct(mistakes["make_replayed"]) < 0.4 * distinct(make_batches)

@@ -154,12 +154,13 @@ def test_changes_name_what_differs():
 
 
 def test_findings_keep_apart_what_was_measured_and_what_was_not():
-    groups = {"base": runs(0.8, 0.81), "worse": runs(0.7, 0.71, what="a"), "same": runs(0.8, 0.81, what="b", seconds=5.0)}
-    lines = utils.findings(groups | {"base": runs(0.8, 0.81, what="nothing")}, "base").splitlines()
+    groups = {"base": runs(0.8, 0.81, what="-"), "worse": runs(0.7, 0.71, what="a"), "same": runs(0.8, 0.81, what="b", seconds=5.0)}
+    lines = utils.findings(groups, "base").splitlines()
     assert lines == [
-        "* a: **-10.0 points** (-13.0 to -7.0), +0 s",
-        "* no effect on the accuracy was measured: b (+0.0, +3 s)",
+        "* a: **-10.0 points** (-13.0 to -7.0), +0 s; 70.5 ± 0.7 % (n = 2)",
+        "* no effect on the accuracy was measured: b (+0.0, +3 s; n = 2)",
     ]
+    assert utils.findings(groups, "base", seconds=False).splitlines()[0] == "* a: **-10.0 points** (-13.0 to -7.0); 70.5 ± 0.7 % (n = 2)"
 
 
 def test_plot_effects_shows_the_best_first():
@@ -168,6 +169,9 @@ def test_plot_effects_shows_the_best_first():
     assert list(effects) == ["better", "worse"]
     assert effects["better"][0].points == pytest.approx(10)
     assert effects["better"][1] == pytest.approx(3)
+    assert len(plt.gcf().axes) == 2
+    assert utils.plot_effects(groups, "base", seconds=False) == effects
+    assert [axis.get_xlabel()[:6] for axis in plt.gcf().axes] == ["points"]
 
 
 def test_race_finds_the_first_crossing():

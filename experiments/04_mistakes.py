@@ -1,0 +1,106 @@
+"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb. `python train.py --sweep experiments/04_mistakes.py`
+
+The sprint's budget (`net`, 10 epochs, batch 512) on whole images with albumentations; 45,000 images, judged on the other 5,000.
+Mistakes that need no training (augmented test images, unweighted averages, ...) are made in the notebook, on trained networks.
+"""
+
+import albumentations as A
+from torch import nn
+
+import dataset
+from dataset import AUGMENTATIONS, Augmentation, cutout, flip, make_batches, shift_scale_rotate
+from model import Net
+from train import Run, make_schedule
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def zoomed():
+    """What `scale_limit=(0.9, 1.1)` asks of ShiftScaleRotate: 1 is added, so the images are magnified 1.9 to 2.1 times."""
+    return A.Affine(
+        translate_percent=(-0.0625, 0.0625), scale=(1.9, 2.1), rotate=(-15, 15), keep_ratio=True, fill=dataset._bytes(dataset.MEAN), p=0.5
+    )
+
+
+def ignored():
+    """What `CoarseDropout(max_holes=1, max_height=16, max_width=16, ...)` does in albumentations 2.x: a warning, then its defaults."""
+    return A.CoarseDropout(p=0.5)
+
+
+def black():
+    """`fill=(0.49, 0.48, 0.45)` on an image of 0..255: black."""
+    return cutout(0.5, fill=tuple(value / 255 for value in dataset.MEAN))
+
+
+AUGMENTATIONS |= {
+    "mistakes: defaults": Augmentation((flip, lambda: shift_scale_rotate(0.5), ignored)),
+    "mistakes: black": Augmentation((flip, lambda: shift_scale_rotate(0.5), black)),
+    "mistakes: zoomed": Augmentation((flip, zoomed, lambda: cutout(0.5))),
+    "mistakes: half": Augmentation(AUGMENTATIONS["standard"].transforms, mean=HALF, std=HALF),
+}
+
+
+class Replayed(dataset.AlbumentationsBatches):
+    """No worker_init_fn: every worker of every epoch draws the same random stream (albumentations 2.0.8)."""
+
+    def __iter__(self):
+        seed, dataset._seed_worker = dataset._seed_worker, None
+        try:
+            yield from super().__iter__()
+        finally:
+            dataset._seed_worker = seed
+
+
+def make_replayed(images, labels, batch_size, augment, engine="albumentations", train=True, seed=0, device="cpu"):
+    """dataset.make_batches with Replayed for the training images."""
+    if not train:
+        return make_batches(images, labels, batch_size, augment, train=False, device=device)
+    return Replayed(images, labels, batch_size, augment, seed, device, None)
+
+
+class PerEpoch:
+    """A schedule made for every step of a training, stepped once an epoch."""
+
+    def __init__(self, schedule, steps_per_epoch):
+        self.schedule, self.steps_per_epoch, self.calls = schedule, steps_per_epoch, 0
+
+    def step(self):
+        self.calls += 1
+        if self.calls % self.steps_per_epoch == 0:
+            self.schedule.step()
+
+    def __getattr__(self, name):
+        return getattr(self.schedule, name)
+
+
+def stepped_per_epoch(optimizer, recipe, steps_per_epoch):
+    """train.make_schedule, then the mistake."""
+    return PerEpoch(make_schedule(optimizer, recipe, steps_per_epoch), steps_per_epoch)
+
+
+def log_softmax():
+    """`net` with the log-softmax that nn.CrossEntropyLoss computes once more."""
+    network = Net()
+    network.output.append(nn.LogSoftmax(1))
+    return network
+
+
+STANDARD = dict(augment="standard", engine="albumentations", views=())
+ONECYCLE = dict(optimizer="sgd", lr=0.5, schedule="onecycle", warmup=0.3)
+
+
+def line(name, what, change=None, seeds=3, **details):
+    return Run(name, "sprint", seeds, change=STANDARD | (change or {}), validate=True, what=what, **details)
+
+
+RUNS = [
+    line("right", "nothing", seeds=5),
+    line("ignored-arguments", "CoarseDropout with 1.x argument names: ignored, default holes", dict(augment="mistakes: defaults")),
+    line("black-hole", "hole filled with 0.49 instead of 0.49 x 255: black", dict(augment="mistakes: black")),
+    line("zoomed", "scale_limit=(0.9, 1.1): magnified 1.9 to 2.1 times", dict(augment="mistakes: zoomed")),
+    line("half", "normalised with mean 0.5 and std 0.5", dict(augment="mistakes: half"), seeds=5),
+    line("replayed", "workers that replay one random stream", replace=dict(make_batches=make_replayed)),
+    line("log-softmax", "log-softmax before the cross-entropy", model=log_softmax),
+    line("onecycle", "SGD with OneCycleLR, stepped each batch", ONECYCLE),
+    line("onecycle-per-epoch", "SGD with OneCycleLR, stepped each epoch", ONECYCLE, replace=dict(make_schedule=stepped_per_epoch)),
+]
