@@ -410,20 +410,22 @@ def headline(groups):
     return text
 
 
-COMPARED = (  # (what it is about, notebook, the run that the others are compared with, the others: a pattern)
-    ("Common mistakes, against the same training without them", "04_mistakes", "right", "(?!onecycle).*"),
-    ("One more, against the schedule as it is meant", "04_mistakes", "onecycle", "onecycle-per-epoch"),
+COMPARED = (  # (notebook, what is compared with what, the latter's run, the others: a pattern)
+    ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "separable.*"),
+    ("01_depthwise", "against the dense ones in twice the epochs, half of the time", "dense-20epochs", "separable-wide"),
+    ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
+    ("04_mistakes", "one more, against the schedule as it is meant", "onecycle", "onecycle-per-epoch"),
 )
 
 
 def found():
     """What the notebooks of `COMPARED` found, as Markdown."""
     lines = []
-    for title, notebook, base, pattern in COMPARED:
+    for notebook, title, base, pattern in COMPARED:
         groups = load_records(f"{notebook}/*.json")
         chosen = {name: records for name, records in groups.items() if name == base or re.fullmatch(pattern, name)}
         plain = mean_std([record["val_accuracy"] for record in groups[base]], 100, 1, " %")
-        lines += [f"{title}, {plain} ([`{notebook}`](experiments/{notebook}.ipynb)):\n", findings(chosen, base, seconds=False) + "\n"]
+        lines += [f"[`{notebook}`](experiments/{notebook}.ipynb): {title}, {plain}\n", findings(chosen, base, seconds=False) + "\n"]
     return "\n".join(lines).strip()
 
 
