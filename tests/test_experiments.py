@@ -140,6 +140,7 @@ def test_a_schedule_stepped_per_epoch_hardly_moves(mistakes):
     rates = []
     for _ in range(30):
         rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
         schedule.step()
     assert len(set(rates[:10])) == len(set(rates[10:20])) == 1
     assert len(set(rates)) == 3
