@@ -412,7 +412,7 @@ def headline(groups):
 
 COMPARED = (  # (notebook, what is compared with what, the latter's run, the others: a pattern)
     ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "separable.*"),
-    ("01_depthwise", "against the dense ones in twice the epochs, half of the time", "dense-20epochs", "separable-wide"),
+    ("01_depthwise", "against the dense ones in twice the epochs, about half of the time", "dense-20epochs", "separable-wide"),
     ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
     ("04_mistakes", "one more, against the schedule as it is meant", "onecycle", "onecycle-per-epoch"),
 )
