@@ -102,6 +102,7 @@ CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))  # random crops of 24x24, in the seco
 RECIPES = {
     "sprint": Recipe(epochs=10, batch_size=512, lr=0.6, muon_lr=0.1, augment="flip", engine="device", views=CROPS, **OURS),
     "standard": Recipe(epochs=50, batch_size=256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
+    "frontier": Recipe(epochs=100, batch_size=256, lr=0.4, muon_lr=0.07, augment="flip_shift", engine="device", **OURS),
     # The published networks' recipes. What a text leaves open is marked "ours".
     "strided": Recipe(epochs=50, lr=0.1, schedule="step", step_gamma=0.5, augment="flip_shift", **SOURCE_SGD),  # most of it ours
     "wide": Recipe(epochs=20, batch_size=32, lr=0.01, augment="wide", **SOURCE_SGD),
@@ -157,10 +158,9 @@ def make_optimizer(model, recipe):
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer in ("adam", "adamw"):
+        make = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return make(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     filters = [p for p in parameters if p.ndim == 4 and p.size(1) > 1]  # not depthwise: their rows have one input each
     others = [p for p in parameters if not (p.ndim == 4 and p.size(1) > 1)]
     groups = [

@@ -156,3 +156,24 @@ def test_replayed_workers_repeat_themselves_and_ours_do_not(mistakes):
         return len({image.numpy().tobytes() for _ in range(2) for batch, _ in batches for image in batch})
 
     assert distinct(mistakes["make_replayed"]) < 0.4 * distinct(make_batches)
+
+
+def test_the_ways_to_see_far_differ_in_nothing_else():
+    networks = {run.name: run.model() for run in runpy.run_path(str(ROOT / "experiments" / "02_dilated.py"))["RUNS"]}
+    shapes = {name: [tuple(p.shape) for p in network.parameters()] for name, network in networks.items()}
+    assert len({tuple(found) for found in shapes.values()}) == 1
+    fields = {name: model.receptive_field(network) for name, network in networks.items()}
+    assert fields["plain-map"] < fields["dilated-map"] == fields["dilation-1"] < fields["dilation-2"] < fields["dilation-3"]
+
+
+def test_candidates_for_the_frontier_keep_every_rule():
+    lines = runpy.run_path(str(ROOT / "experiments" / "06_frontier.py"))["RUNS"]
+    for line in lines:
+        assert all(rule.passed for rule in model.check_assignment(line.model())), line.name
+    torch.manual_seed(0)
+    chosen = next(line for line in lines if line.name == "16-32-64").model()
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    frontier = model.MODELS["frontier"]()
+    frontier.load_state_dict(chosen.state_dict())  # the network that was chosen is the one that was trained to the end
+    assert torch.equal(frontier.eval()(images), chosen.eval()(images))

@@ -22,6 +22,12 @@ def test_published_networks_to_the_parameter(name):
 
 
 @pytest.mark.parametrize("name", m.MODELS)
+def test_docstrings_state_size_and_receptive_field(name):
+    network = m.MODELS[name]()
+    assert f"{m.count_parameters(network):,} parameters, receptive field {m.receptive_field(network)}" in network.__doc__
+
+
+@pytest.mark.parametrize("name", m.MODELS)
 def test_logits(name):
     network = m.MODELS[name]().eval()
     logits = network(torch.randn(2, 3, 32, 32))
@@ -47,8 +53,9 @@ def test_receptive_field_is_what_autograd_sees(name):
         assert rows.max() - rows.min() + 1 == expected
 
 
-def test_our_network_keeps_every_rule():
-    assert all(rule.passed for rule in m.check_assignment(m.MODELS["net"](), accuracy=0.85))
+@pytest.mark.parametrize("name", ["net", "frontier"])
+def test_our_networks_keep_every_rule(name):
+    assert all(rule.passed for rule in m.check_assignment(m.MODELS[name](), accuracy=0.85))
 
 
 @pytest.mark.parametrize(
