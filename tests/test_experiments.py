@@ -12,7 +12,7 @@ from torch import nn
 
 import model
 import train
-from dataset import make_batches, pipeline
+from dataset import Cifar10, make_batches, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +177,12 @@ def test_candidates_for_the_frontier_keep_every_rule():
     frontier = model.MODELS["frontier"]()
     frontier.load_state_dict(chosen.state_dict())  # the network that was chosen is the one that was trained to the end
     assert torch.equal(frontier.eval()(images), chosen.eval()(images))
+
+
+def test_the_gpu_table_is_rehearsed(small):
+    for line in runpy.run_path(str(ROOT / "experiments" / "06_frontier_gpu.py"))["RUNS"]:
+        recipe = dataclasses.replace(train.RECIPES[line.recipe], **line.change)  # its values are checked
+        assert model.count_parameters(line.model()) == 197_046
+    few = Cifar10(*(part[:256] for part in small))
+    _, record = train.fit(line.model, dataclasses.replace(recipe, epochs=1), few, progress=False)
+    assert 2 < record["history"][0]["train_loss"] < 2.5
