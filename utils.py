@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.transforms import Bbox
 from scipy import stats
 
 from dataset import AUGMENTATIONS, CLASSES, pipeline
@@ -347,6 +348,49 @@ def plot_race(groups, mark=0.85):
     return reached
 
 
+def plot_pareto(groups, published):
+    """Test accuracy against parameters (log scale): `groups` of records, and `published` points (name, parameters, accuracy 0..1).
+
+    Returns {name: (parameters, accuracy in percent)} of all that is drawn.
+    """
+    figure, axis = plt.subplots(figsize=(9, 6), facecolor="white")
+    ours = {
+        name: (records[0]["parameters"], 100 * statistics.mean(record["test_accuracy"] for record in records))
+        for name, records in groups.items()
+    }
+    theirs = {point["name"]: (point["parameters"], 100 * point["accuracy"]) for point in published}
+    axis.plot(*zip(*ours.values(), strict=True), "o", color=BLUE, markersize=9, label="trained here, last epoch")
+    axis.plot(*zip(*theirs.values(), strict=True), "s", color=GREY, markersize=7, label="published by others, by their own rules")
+    axis.axvline(200_000, color=ORANGE, linestyle="--")
+    axis.axhline(85, color=GREY, linestyle=":")
+    axis.set_xscale("log")
+    axis.set_xlim(40_000, 4_000_000)
+    axis.set_ylim(top=98)
+    ticks = (50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("parameters (log scale)", fontsize=12)
+    axis.set_ylabel("test accuracy, %", fontsize=12)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=11, loc="lower right")
+    figure.tight_layout()
+    drawn = ours | theirs
+    taken = [Bbox.from_bounds(x - 9, y - 7, 18, 14) for x, y in axis.transData.transform(list(drawn.values()))]
+    for name, point in drawn.items():
+        style = dict(fontsize=12, fontweight="bold", color=BLUE) if name in ours else dict(fontsize=10, color=GREY)
+        places = [(9 * s, y - 4, side) for y in (0, 12, -12, 24, -24, 36, -36) for s, side in ((1, "left"), (-1, "right"), (0, "center"))]
+        for x, y, side in places:
+            label = axis.annotate(name, point, xytext=(x, y), textcoords="offset points", ha=side, **style)
+            box = label.get_window_extent(figure.canvas.get_renderer())
+            if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            axis.add_artist(label)
+        taken.append(box)
+    return drawn
+
+
 # --------------------------------------------------------------------------------------------------------------- commands
 
 
@@ -388,8 +432,33 @@ def stamp_badges():
         print(f"{path.name}: {name}")
 
 
+def networks(groups):
+    """The longest training of each network: {network: records}."""
+    by_length = sorted(groups.items(), key=lambda group: group[1][0]["recipe"]["epochs"])
+    return {records[0]["model"]: records for _, records in by_length}
+
+
+def published():
+    """What others have published, at the edge of the budget: a list of dicts, see results/published/frontier.json."""
+    return json.loads((ROOT / "results" / "published" / "frontier.json").read_text())
+
+
+def most_accurate(groups):
+    """The record: accuracy, parameters and time of `frontier`, beside the best that others have published within the budget."""
+    records = groups["frontier-frontier"]
+    accuracy, flipped = ([record[key] for record in records] for key in ("test_accuracy", "test_accuracy_flip"))
+    best = max((point for point in published() if point["parameters"] < 200_000), key=lambda point: point["accuracy"])
+    minutes = statistics.mean(record["seconds"] for record in records) / 60
+    return (
+        f"**{mean_std(accuracy, 100, unit=' %')} on the test set with {records[0]['parameters']:,} parameters**: `frontier`, "
+        f"{records[0]['recipe']['epochs']} epochs, {minutes:.0f} minutes of training on {records[0]['device'].split(', ')[-1].split()[0]} "
+        f"CPU core. With the mirrored view averaged in: {mean_std(flipped, 100, unit=' %')}. The best that we found published "
+        f"below 200,000 parameters is {100 * best['accuracy']:.1f} % ({best['name']}, on a GPU)."
+    )
+
+
 def headline(groups):
-    """The first sentence a visitor reads: the sprint's accuracy, time and parameters, from its records."""
+    """The sprint: its accuracy, time and parameters, from its records."""
     records = groups["net-sprint"]
     accuracy = [record["test_accuracy"] for record in records]
     flipped = [record["test_accuracy_flip"] for record in records]
@@ -413,6 +482,9 @@ def headline(groups):
 COMPARED = (  # (notebook, what is compared with what, the latter's run, the others: a pattern)
     ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "separable.*"),
     ("01_depthwise", "against the dense ones in twice the epochs, about half of the time", "dense-20epochs", "separable-wide"),
+    ("02_dilated", "other ways to see far, against two strides and no dilation", "dilation-1", "(?!.*epochs).*"),
+    ("02_dilated", "on the larger map, against no dilation", "plain-map", "dilated-map"),
+    ("02_dilated", "no dilation in 20 epochs", "dilation-1-20epochs", "dilation-2-20epochs"),
     ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
     ("04_mistakes", "one more, against the schedule as it is meant", "onecycle", "onecycle-per-epoch"),
 )
@@ -437,13 +509,16 @@ def readme_parts():
     engines = "\n".join([f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows])
     changes = findings(load_records("05_sprint/*.json"), "sprint")
     table = results_table(groups | load_records("00_five_networks/*.json"))  # its validation runs are left out
-    return {"headline": headline(groups), "results": table, "found": found(), "changes": changes, "engines": engines}
+    record = most_accurate(groups)
+    return {"record": record, "headline": headline(groups), "results": table, "found": found(), "changes": changes, "engines": engines}
 
 
 def write_readme():
-    """Redraws images/race.png and the tables of README.md."""
+    """Redraws images/ and the tables of README.md."""
     (ROOT / "images").mkdir(exist_ok=True)
     groups = load_records()
+    plot_pareto(networks(groups), published())
+    plt.savefig(ROOT / "images" / "pareto.png", dpi=110)
     device = groups["net-sprint"][0]["device"]  # a race is run on one machine, with as many threads for each
     plot_race({name: records for name, records in groups.items() if records[0]["device"] == device})
     plt.savefig(ROOT / "images" / "race.png", dpi=110)

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import matplotlib
@@ -177,6 +178,30 @@ def test_plot_effects_shows_the_best_first():
 def test_race_finds_the_first_crossing():
     runs = {"a": [record([0.5, 0.86, 0.84], 10.0), record([0.5, 0.5, 0.9], 10.0)], "b": [record([0.5])]}
     assert utils.plot_race(runs) == {"a": [20.0, 30.0], "b": [None]}
+
+
+def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
+    ours = {name: [record([0.5, a]) | {"parameters": n} for a in (0.90, 0.92)] for name, n in (("one", 150_000), ("two", 152_000))}
+    drawn = utils.plot_pareto(ours, utils.published())
+    assert drawn["one"] == (150_000, pytest.approx(91))
+    assert drawn["cifar10-tiniest"] == (97_530, pytest.approx(94.6))
+    plt.gcf().canvas.draw()
+    boxes = [label.get_window_extent() for label in plt.gca().texts]
+    assert len(boxes) == len(drawn) == 2 + len(utils.published())
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_the_longest_training_of_a_network_is_taken():
+    groups = {"a-50epochs": [record([0.5] * 3)], "a": [record([0.5] * 2)], "b": [record([0.6]) | {"model": "wide"}]}
+    assert utils.networks(groups) == {"wide": groups["b"], "net": groups["a-50epochs"]}
+
+
+def test_the_record_is_the_last_epochs_mean_beside_the_best_published_within_the_budget():
+    runs = [record([0.95, accuracy], 60.0) | {"parameters": 190_000, "device": "cpu: X, 1 threads"} for accuracy in (0.91, 0.93)]
+    text = utils.most_accurate({"frontier-frontier": runs})
+    assert "**92.00 ± 1.41 % (n = 2) on the test set with 190,000 parameters**" in text
+    assert "2 epochs, 2 minutes of training on 1 CPU core" in text
+    assert "94.6 % (cifar10-tiniest" in text
 
 
 def test_bad_records_are_named(tmp_path):
