@@ -78,7 +78,7 @@ def widened():
 
 
 def design(name, epochs, what, build, **change):
-    """A design with as many epochs as one core of a CPU does in about twelve minutes."""
+    """A design with as many epochs as one core of a CPU does in 12 to 15 minutes."""
 
     def make():
         return build()
