@@ -289,7 +289,7 @@ def test_nothing_half_written_on_a_full_disk(tmp_path):
     [
         ("--model nett", "Unknown model 'nett'; did you mean net"),
         ("--model net --recipe sprnt", "Unknown recipe 'sprnt'; did you mean sprint"),
-        ("--model zzz", "Unknown model 'zzz'; known: net, strided"),
+        ("--model zzz", "Unknown model 'zzz'; known: net, frontier"),
         ("--epochs -3", "'-3' is not a number of epochs; give a whole number of 1 or more"),
         ("--epochs many", "'many' is not a number of epochs"),
         ("--epochs 0", "'0' is not a number of epochs"),
