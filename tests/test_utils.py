@@ -193,6 +193,7 @@ def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
 
 def test_the_longest_training_of_a_network_is_taken():
     groups = {"a-50epochs": [record([0.5] * 3)], "a": [record([0.5] * 2)], "b": [record([0.6]) | {"model": "wide"}]}
+    groups["val"] = [record([0.5] * 9, kind="val")]
     assert utils.networks(groups) == {"wide": groups["b"], "net": groups["a-50epochs"]}
 
 
