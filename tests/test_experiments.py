@@ -109,6 +109,29 @@ def test_pruning_leaves_out_half_of_the_easy_and_keeps_the_mean_gradient(sprint)
     assert len(batches) == len(list(batches)) == 8
 
 
+def test_the_augmentations_are_as_strong_as_they_say():
+    runpy.run_path(str(ROOT / "experiments" / "03_augmentation.py"))  # adds its pipelines
+    noise = np.random.default_rng(0).integers(1, 255, (32, 32, 3), dtype=np.uint8)
+
+    def draws(name, count=400):
+        compose = pipeline(name, normalise=False)
+        compose.set_random_seed(0)
+        return np.array([compose(image=noise)["image"] for _ in range(count)])
+
+    for name, side in (("cutout 8", 8), ("cutout", 16), ("cutout 24", 24)):
+        hidden = (draws(name) != noise).any(3).sum((1, 2))
+        assert set(hidden.tolist()) == {0, side**2}
+        assert 150 < (hidden > 0).sum() < 250
+    changed = {name: (draws(name) != noise).any((1, 2, 3)).mean() for name in ("none", "flip", "standard", "all, always")}
+    assert changed["none"] == 0
+    assert 0.4 < changed["flip"] < 0.6
+    assert 0.8 < changed["standard"] < 0.95
+    assert changed["all, always"] == 1
+    mean = np.array([125, 123, 114])
+    uncovered = [(abs(draws(name).astype(int) - mean) < 2).all(3).mean() for name in ("shift-scale-rotate", "ssr strong", "ssr extreme")]
+    assert uncovered[0] * 1.5 < uncovered[1] < uncovered[2] / 1.5
+
+
 @pytest.fixture(scope="module")
 def mistakes():
     return runpy.run_path(str(ROOT / "experiments" / "04_mistakes.py"))
