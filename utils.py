@@ -490,7 +490,7 @@ COMPARED = (  # (notebook, what is compared with what, the latter's run, the oth
     ("03_augmentation", "augmentation against none, 30 epochs", "net-none-30", "net-.*-30"),
     ("03_augmentation", "`compact` with its own recipe, 10 epochs", "compact-none-10", "compact-all-10"),
     ("03_augmentation", "larger holes than the assignment's 16x16, 10 epochs", "net-cutout-10", r"net-cutout-\d+-10"),
-    ("03_augmentation", "stronger than the assignment's shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs", "net-ssr-10", "net-ssr-[a-z]+-10"),
+    ("03_augmentation", "stronger than shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs", "net-ssr-10", "net-ssr-[a-z]+-10"),
     ("03_augmentation", "all three, each on half of the images, 10 epochs", "net-all-10", "net-all-always-10"),
     ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
     ("04_mistakes", "one more, against the schedule as it is meant", "onecycle", "onecycle-per-epoch"),
