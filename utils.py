@@ -220,7 +220,7 @@ def results_table(groups):
         seconds = statistics.mean(record["seconds"] for record in records)
         first = records[0]
         cells = (f"`{name}`", f"{first['parameters']:,}", first["recipe"]["epochs"], mean_std(accuracy, 100), f"{100 * min(accuracy):.2f}")
-        cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"])
+        cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"].replace(" 1 threads", " 1 thread"))
         rows.append((-statistics.mean(accuracy), f"| {' | '.join(map(str, cells))} |"))
     head = (
         "| model-recipe | parameters | epochs | test accuracy, % | worst seed | with flip at test | training, s | device |\n"
@@ -480,8 +480,10 @@ def headline(groups):
 
 
 COMPARED = (  # (notebook, what is compared with what, the latter's run, the others: a pattern)
-    ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "separable.*"),
+    ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "(?!.*20epochs)separable.*"),
+    ("01_depthwise", "larger depthwise kernels, at equal width", "separable", "separable-[57]"),
     ("01_depthwise", "against the dense ones in twice the epochs, about half of the time", "dense-20epochs", "separable-wide"),
+    ("01_depthwise", "both in 20 epochs", "dense-20epochs", "separable-wide-20epochs"),
     ("02_dilated", "other ways to see far, against two strides and no dilation", "dilation-1", "(?!.*epochs).*"),
     ("02_dilated", "on the larger map, against no dilation", "plain-map", "dilated-map"),
     ("02_dilated", "no dilation in 20 epochs", "dilation-1-20epochs", "dilation-2-20epochs"),
@@ -489,7 +491,8 @@ COMPARED = (  # (notebook, what is compared with what, the latter's run, the oth
     ("03_augmentation", "augmentation against none, 10 epochs", "net-none-10", "net-(flip|ssr|cutout|all)-10"),
     ("03_augmentation", "augmentation against none, 30 epochs", "net-none-30", "net-.*-30"),
     ("03_augmentation", "`compact` with its own recipe, 10 epochs", "compact-none-10", "compact-all-10"),
-    ("03_augmentation", "larger holes than the assignment's 16x16, 10 epochs", "net-cutout-10", r"net-cutout-\d+-10"),
+    ("03_augmentation", "`compact` with its own recipe, 30 epochs", "compact-none-30", "compact-all-30"),
+    ("03_augmentation", "other holes than the assignment's 16x16, 10 epochs", "net-cutout-10", r"net-cutout-\d+-10"),
     ("03_augmentation", "stronger than shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs", "net-ssr-10", "net-ssr-[a-z]+-10"),
     ("03_augmentation", "all three, each on half of the images, 10 epochs", "net-all-10", "net-all-always-10"),
     ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
