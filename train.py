@@ -11,7 +11,6 @@ out. The test curve is drawn and nothing is chosen by it: the accuracy that coun
 """
 
 import argparse
-import ctypes
 import dataclasses
 import difflib
 import importlib
@@ -35,14 +34,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from core.common import TrainingError
+from core.device import PRECISIONS, autocast, describe_device, keep_freed_memory, pick_device, pick_precision
 from dataset import AUGMENTATIONS, DataError, View, load_cifar10, make_batches, split
 from model import MODELS, NUM_CLASSES, count_parameters
 
 ROOT = Path(__file__).resolve().parent
-
-
-class TrainingError(RuntimeError):
-    """A run cannot start or go on; the message says why and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- recipes
@@ -72,7 +69,7 @@ class Recipe:
     augment: str = "none"  # a name in dataset.AUGMENTATIONS
     engine: str = "albumentations"  # albumentations, or device: see dataset.make_batches
     views: tuple = ()  # device engine: (from this fraction of the epochs on, side, pad, crop) in pixels, in order
-    precision: str = "float32"  # float32, bfloat16 or float16 autocast
+    precision: str = "auto"  # float32, bfloat16, float16, or auto: the fastest of the device (core.device.pick_precision)
     channels_last: bool = True
     seed: int = 0
 
@@ -80,7 +77,7 @@ class Recipe:
         choices = {
             "optimizer": ("sgd", "adam", "adamw", "muon"),
             "schedule": ("constant", "step", "onecycle", "triangle"),
-            "precision": ("float32", "bfloat16", "float16"),
+            "precision": ("auto", *PRECISIONS),
             "engine": ("albumentations", "device"),
             "augment": tuple(AUGMENTATIONS),
         }
@@ -95,9 +92,8 @@ class Recipe:
             raise ValueError(f"views is {self.views!r}; each is (start, side, pad, crop) with crop <= side + 2·pad, the first starts at 0.")
 
 
-# bfloat16 for speed: no text names a precision. `compact`, 12 epochs, n = 3: float32 -0.45 points (-1.39 to +0.49), no effect measured.
-SOURCE_SGD = dict(optimizer="sgd", momentum=0.9, precision="bfloat16")
-OURS = dict(optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1, precision="bfloat16")
+SOURCE_SGD = dict(optimizer="sgd", momentum=0.9)
+OURS = dict(optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1)
 CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))  # random crops of 24x24, in the second half of 28x28 pixels; tested on whole images
 RECIPES = {
     "sprint": Recipe(epochs=10, batch_size=512, lr=0.6, muon_lr=0.1, augment="flip", engine="device", views=CROPS, **OURS),
@@ -202,7 +198,7 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model, images, labels, augment="none", precision="float32", flip=False, batch_size=1000):
+def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=1000):
     """Classifies images, only normalised, as `augment` normalises them. The model's mode and statistics stay as they are.
 
     images: uint8 (N, 32, 32, 3); labels: (N,). `flip=True` averages the logits with those of the mirrored image; that is
@@ -215,7 +211,7 @@ def evaluate(model, images, labels, augment="none", precision="float32", flip=Fa
     model.eval()
     logits, truth = [], []
     for batch, target in make_batches(images, labels, batch_size, augment, train=False, device=device):
-        with _autocast(device, precision):
+        with autocast(device, precision):
             output = _logits(model, batch)
             if flip:
                 output = (output.float() + _logits(model, batch.flip(3)).float()) / 2
@@ -230,10 +226,6 @@ def evaluate(model, images, labels, augment="none", precision="float32", flip=Fa
         logits.softmax(1).cpu().numpy(),
         predictions.cpu().numpy(),
     )
-
-
-def _autocast(device, precision):
-    return torch.autocast(torch.device(device).type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def _logits(model, batch):
@@ -264,6 +256,7 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
         (model, find(MODELS, model, "model")) if isinstance(model, str) else (getattr(model, "__name__", type(model).__name__), model)
     )
     device = pick_device(device)
+    precision = pick_precision(device, recipe.precision)
     if device.type == "cpu":
         keep_freed_memory()
     data = data or load_cifar10(progress=progress)
@@ -281,8 +274,9 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
     batches = make_batches(images, labels, recipe.batch_size, recipe.augment, recipe.engine, seed=recipe.seed, device=device)
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     history, identity = [], dict(model=name, recipe=json.loads(json.dumps(dataclasses.asdict(recipe))), validate=validate)
+    identity["precision"] = precision
     parts = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     if resume:
         history = load_checkpoint(checkpoint, identity, parts, device)
@@ -294,10 +288,10 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
         batches.epoch = epoch
         if recipe.views:
             batches.view = View(*[view[1:] for view in recipe.views if epoch >= view[0] * recipe.epochs][-1])
-        loss, accuracy = _train_epoch(network, batches, recipe, optimizer, schedule, scaler, f"epoch {epoch + 1}", progress)
+        loss, accuracy = _train_epoch(network, batches, recipe, optimizer, schedule, scaler, precision, f"epoch {epoch + 1}", progress)
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
         clock = time.perf_counter()
-        test = evaluate(network, test_images, test_labels, recipe.augment, recipe.precision)
+        test = evaluate(network, test_images, test_labels, recipe.augment, precision)
         kind = "val" if validate else "test"
         line = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy, f"{kind}_loss": test.loss, f"{kind}_accuracy": test.accuracy}
         history.append(line | {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock})
@@ -305,20 +299,19 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
             tqdm.write(epoch_line(history, recipe.epochs))
         if checkpoint:
             save_checkpoint(checkpoint, identity, parts, history, device)
-    flipped = evaluate(network, test_images, test_labels, recipe.augment, recipe.precision, flip=True)
-    return network, make_record(name, network, recipe, device, validate, history, flipped.accuracy)
+    flipped = evaluate(network, test_images, test_labels, recipe.augment, precision, flip=True)
+    return network, make_record(name, network, recipe, device, precision, validate, history, flipped.accuracy)
 
 
-def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, description, progress):
+def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, precision, description, progress):
     """One pass over the training images; returns the mean loss and accuracy, as seen during training, on augmented images."""
     model.train()
     total, count = 0.0, 0
-    # In a notebook that is executed without a reader (nbconvert, nbval) a bar would be litter in the stored outputs.
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules
-    bar = tqdm(batches, desc=description, leave=False, disable=not (progress and watched), mininterval=1)
+    # Elsewhere than on a terminal, in a notebook for one, a bar would be litter in the stored outputs.
+    bar = tqdm(batches, desc=description, leave=False, disable=not (progress and sys.stderr.isatty()), mininterval=1)
     for images, labels in bar:
         images = images if recipe.channels_last else images.contiguous()  # they come in channels-last
-        with _autocast(images.device, recipe.precision):
+        with autocast(images.device, precision):
             logits = _logits(model, images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
@@ -344,7 +337,7 @@ def epoch_line(history, epochs):
     )
 
 
-def make_record(name, model, recipe, device, validate, history, flip_accuracy):
+def make_record(name, model, recipe, device, precision, validate, history, flip_accuracy):
     """What a run leaves: the only source of the numbers in the README and the notebooks."""
     kind = "val" if validate else "test"
     return {
@@ -353,6 +346,7 @@ def make_record(name, model, recipe, device, validate, history, flip_accuracy):
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
         "device": describe_device(device),
+        "precision": precision,
         "versions": {module.__name__: module.__version__ for module in (torch, albumentations, np)} | {"python": platform.python_version()},
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),
@@ -360,34 +354,6 @@ def make_record(name, model, recipe, device, validate, history, flip_accuracy):
         f"{kind}_accuracy_flip": flip_accuracy,  # with test-time augmentation: mirrored view averaged in
         "history": history,
     }
-
-
-def pick_device(name=None):
-    """The torch.device `name`, or the best there is. Raises TrainingError where it is asked for and not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        return torch.device(next(kind for kind, found in there.items() if found))
-    if (kind := str(name).split(":")[0]) not in there:
-        raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.")
-    if not there[kind]:
-        raise TrainingError(f"Device {name!r} was asked for, but torch finds none here; use --device cpu, or leave --device out.")
-    return torch.device(name)
-
-
-def keep_freed_memory():
-    """Lets glibc keep the large blocks that a training step frees, instead of returning them to the kernel and faulting them in again."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: its largest legal value, 32 MB
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def describe_device(device):
-    """For the record, e.g. "cpu: AMD EPYC, 2 threads"."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    lines = info.read_text().splitlines() if (info := Path("/proc/cpuinfo")).exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
-    return f"{device.type}: {name}, {torch.get_num_threads()} threads"
 
 
 # ------------------------------------------------------------------------------------------------------ files, atomically
@@ -562,7 +528,7 @@ def show_list():
         print(f"  {name:9} {count_parameters(build()):>9,} parameters  {build.__doc__.split(': ', 1)[-1].splitlines()[0]}")
     print("recipes")
     for name, r in RECIPES.items():
-        print(f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, {r.augment}, {r.precision}")
+        print(f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, {r.augment}")
 
 
 def main(arguments=None):

@@ -220,11 +220,11 @@ def results_table(groups):
         seconds = statistics.mean(record["seconds"] for record in records)
         first = records[0]
         cells = (f"`{name}`", f"{first['parameters']:,}", first["recipe"]["epochs"], mean_std(accuracy, 100), f"{100 * min(accuracy):.2f}")
-        cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"].replace(" 1 threads", " 1 thread"))
+        cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"], first["precision"])
         rows.append((-statistics.mean(accuracy), f"| {' | '.join(map(str, cells))} |"))
     head = (
-        "| model-recipe | parameters | epochs | test accuracy, % | worst seed | with flip at test | training, s | device |\n"
-        "|---|---:|---:|---:|---:|---:|---:|---|"
+        "| model-recipe | parameters | epochs | test accuracy, % | worst seed | with flip at test | training, s | device | precision |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---|---|"
     )
     return "\n".join([head, *(row for _, row in sorted(rows))])
 

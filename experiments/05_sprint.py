@@ -13,6 +13,7 @@ import torch._inductor.utils
 import torch.nn.functional as F
 from torch import nn
 
+from core.device import autocast
 from dataset import MEAN, STD, DeviceBatches, load_cifar10, split
 from model import Net, Residual, conv_block
 from train import Muon, Run, make_optimizer
@@ -147,13 +148,13 @@ def make_alternating(images, labels, batch_size, augment, engine="device", train
     return (Alternating if train else DeviceBatches)(images, labels, batch_size, augment, train, seed, device)
 
 
-def pruned_epoch(model, batches, recipe, optimizer, schedule, scaler, description, progress):
+def pruned_epoch(model, batches, recipe, optimizer, schedule, scaler, precision, description, progress):
     """train._train_epoch, with a weight for each image and a note of its loss; loss and accuracy are those of the images used."""
     model.train()
     total, correct, count = 0.0, 0, 0
     for images, labels in batches:
         used = batches.used[count : count + len(labels)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu", precision):
             logits = model(images)
         losses = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
         optimizer.zero_grad(set_to_none=True)

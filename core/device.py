@@ -1,0 +1,154 @@
+"""Where a network computes, and in which precision.
+
+    pick_device()              the accelerator if there is one, else the CPU
+    pick_precision(device)     the number format that this device multiplies fastest
+    autocast(device)           the context in which a forward pass computes in it
+    describe_device(device)    for the record: "cpu: AMD EPYC, AVX2, 2 threads"
+
+bfloat16 is fast only where the hardware multiplies it. Emulated, it is slow beyond use: an epoch of the sprint took
+313 s instead of 22 on two cores with AVX2 alone (pytorch/pytorch#183815 has more). So a recipe says "auto", and this
+file decides. The environment variable PRECISION says what "auto" means; with it either kind of processor can be
+rehearsed on the other.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from core.common import TrainingError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+# As torch.cpu.get_capabilities() names them: AVX-512 and AMX on x86, the last one on ARM.
+CPU_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+CPU_FLOAT16 = {"avx512_fp16", "amx_fp16", "fp16_arith"}
+
+
+def pick_device(name=None):
+    """The torch.device `name`, e.g. "cpu" or "cuda:1"; for None the accelerator that torch finds, else the CPU.
+
+    Raises TrainingError where it is asked for and not there.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if name is None:
+        return found
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
+    if device.type not in ("cpu", found.type):
+        raise TrainingError(
+            f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out."
+        )
+    return device
+
+
+def native_precisions(kind, features=(), capability=(0, 0)):
+    """The precisions that a device multiplies in hardware, the fastest first; the last one is always float32.
+
+    kind: the type of a torch.device. features: for a CPU, names as in torch.cpu.get_capabilities(). capability: for
+    CUDA, (major, minor). GPUs of capability 7.x (V100, T4) have tensor cores for float16, from 8.0 on for bfloat16 too;
+    those before 7.0 (P100) gain little from float16. What is not known here computes in float32.
+    """
+    if kind == "cuda" and tuple(capability) >= (8, 0):
+        return "bfloat16", "float16", "float32"
+    if kind == "cuda" and tuple(capability) >= (7, 0):
+        return "float16", "float32"
+    if kind != "cpu":
+        return ("float32",)
+    fast = ["bfloat16"] if CPU_BFLOAT16 & set(features) else []
+    fast += ["float16"] if fast and CPU_FLOAT16 & set(features) else []
+    return *fast, "float32"
+
+
+def cpu_features():
+    """The instruction sets that torch can use here, as a set of names; before torch 2.11 it tells fewer of them.
+
+    Not told by torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512 processor.
+    """
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):  # what ATEN_CPU_CAPABILITY forbids does not count
+        return set()
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    told = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return {"avx512_bf16"} if told() else set()
+
+
+def _native(device):
+    if device.type == "cuda":
+        return native_precisions("cuda", capability=torch.cuda.get_device_capability(device))
+    return native_precisions(device.type, cpu_features() if device.type == "cpu" else ())
+
+
+def pick_precision(device, wanted="auto"):
+    """The precision to compute in on `device`: "float32", "bfloat16" or "float16".
+
+    For "auto" it is the environment variable PRECISION if that is set, else the fastest that the device multiplies in
+    hardware. Anything else is obeyed, with a line of warning where the device can only emulate it.
+
+    Raises ValueError for an unknown precision.
+    """
+    device = torch.device(device)
+    native = _native(device)
+    source = "precision"
+    if wanted == "auto":
+        source, wanted = "the environment variable PRECISION", os.environ.get("PRECISION") or "auto"
+    if wanted == "auto":
+        return native[0]
+    if wanted not in PRECISIONS:
+        raise ValueError(f"{source} is {wanted!r}; it must be one of auto, {', '.join(PRECISIONS)}.")
+    if wanted not in native:
+        _warn_once(f"{wanted} is emulated on this device ({describe_device(device)}): slow; {native[0]} is fast here.")
+    return wanted
+
+
+@functools.cache
+def _warn_once(text):
+    print(f"Warning: {text}", file=sys.stderr)
+
+
+def autocast(device, precision="auto"):
+    """The context in which a forward pass on `device` computes in `precision` (see `pick_precision`)."""
+    device = torch.device(device)
+    precision = pick_precision(device, precision)
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def keep_freed_memory():
+    """Lets glibc keep the large blocks that a training step frees.
+
+    Returned to the kernel, every page of them is faulted in, and wiped, again in the next step.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: its largest legal value, 32 MB
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def describe_device(device):
+    """For the record: "cuda: Tesla T4, capability 7.5" or "cpu: AMD EPYC, AVX2, 2 threads".
+
+    The instruction set is the one that torch uses; "AVX512 with bfloat16" where the processor multiplies that, too. The
+    processor's name alone does not tell: two that differ by a factor of four both call themselves "AMD EPYC".
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"cuda: {torch.cuda.get_device_name(device)}, capability {major}.{minor}"
+    if device.type != "cpu":
+        return f"{device.type}: {_processor()}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    if "bfloat16" in _native(device):
+        instructions += " with bfloat16"
+    threads = torch.get_num_threads()
+    return f"cpu: {_processor()}, {instructions}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _processor():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
