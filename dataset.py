@@ -477,31 +477,49 @@ class AlbumentationsBatches:
         return -(-len(self.data.labels) // self.batch_size)
 
     def __iter__(self):
+        for images, labels in self.arrays():
+            yield to_device(images, self.device).permute(0, 3, 1, 2), to_device(labels, self.device)
+
+    def arrays(self):
+        """One epoch as NumPy arrays: images float32 (B, 32, 32, 3), labels int64 (B,)."""
         generator = _generator(self.seed, self.epoch)
         order = torch.randperm(len(self.data.labels), generator=generator)
         if self.workers == 0:
             self.data.compose.set_random_seed(generator.initial_seed() % 2**32)
-        loader = DataLoader(
+        self.epoch += 1
+        return DataLoader(
             self.data,
             batch_size=None,  # the sampler yields whole batches of indices
-            sampler=order.split(self.batch_size),
+            sampler=[indices.numpy() for indices in order.split(self.batch_size)],
             num_workers=self.workers,
+            collate_fn=_as_it_is,
             worker_init_fn=_seed_worker,
             generator=generator,
-            pin_memory=str(self.device).startswith("cuda"),
         )
-        self.epoch += 1
-        for images, labels in loader:
-            yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2), labels.to(self.device, non_blocking=True)
 
 
 class _Augmented(Dataset):
     def __init__(self, images, labels, compose):
-        self.images, self.labels, self.compose = images, torch.as_tensor(np.asarray(labels)).long(), compose
+        self.images, self.labels, self.compose = images, np.asarray(labels).astype(np.int64), compose
 
     def __getitem__(self, indices):
-        batch = np.stack([self.compose(image=self.images[i])["image"] for i in indices.tolist()])  # (B, 32, 32, 3)
-        return torch.from_numpy(batch), self.labels[indices]
+        batch = np.stack([self.compose(image=self.images[i])["image"] for i in indices])  # (B, 32, 32, 3)
+        return batch, self.labels[indices]
+
+
+def _as_it_is(batch):
+    """Arrays go to the workers and back, not tensors: tensors travel through shared memory, of which Docker gives 64 MB,
+    and where one finds no room there the loop waits for ever.
+    """
+    return batch
+
+
+def to_device(array, device):
+    """A tensor of `array` on `device`; for a GPU from pinned memory, so that the copy does not hold up the training."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _seed_worker(_):

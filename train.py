@@ -197,7 +197,6 @@ class Evaluation(NamedTuple):
     predictions: np.ndarray  # (N,) int64
 
 
-@torch.no_grad()
 def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=1000):
     """Classifies images, only normalised, as `augment` normalises them. The model's mode and statistics stay as they are.
 
@@ -207,18 +206,12 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
     Raises ValueError where the network does not return logits (N, 10).
     """
     device = next(model.parameters()).device
+    precision = pick_precision(device, precision)
+    batches = make_batches(images, labels, batch_size, augment, train=False, device=device)
     was_training = model.training
     model.eval()
-    logits, truth = [], []
-    for batch, target in make_batches(images, labels, batch_size, augment, train=False, device=device):
-        with autocast(device, precision):
-            output = _logits(model, batch)
-            if flip:
-                output = (output.float() + _logits(model, batch.flip(3)).float()) / 2
-        logits.append(output.float())
-        truth.append(target)
+    logits, truth = classify(model, batches, precision, flip)
     model.train(was_training)
-    logits, truth = torch.cat(logits), torch.cat(truth)
     predictions = logits.argmax(1)
     return Evaluation(
         F.cross_entropy(logits, truth).item(),
@@ -226,6 +219,20 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
         logits.softmax(1).cpu().numpy(),
         predictions.cpu().numpy(),
     )
+
+
+@torch.no_grad()
+def classify(model, batches, precision, flip=False):
+    """Logits (N, 10), float32, and labels (N,), both on the device, of all that `batches` yields; see `evaluate`."""
+    logits, labels = [], []
+    for images, truth in batches:
+        with autocast(images.device, precision):
+            output = _logits(model, images).float()
+            if flip:
+                output = (output + _logits(model, images.flip(3)).float()) / 2
+        logits.append(output)
+        labels.append(truth)
+    return torch.cat(logits), torch.cat(labels)
 
 
 def _logits(model, batch):
@@ -275,8 +282,8 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    history, identity = [], dict(model=name, recipe=json.loads(json.dumps(dataclasses.asdict(recipe))), validate=validate)
-    identity["precision"] = precision
+    used = json.loads(json.dumps(dataclasses.asdict(recipe) | {"precision": precision}))
+    history, identity = [], dict(model=name, recipe=used, validate=validate)
     parts = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     if resume:
         history = load_checkpoint(checkpoint, identity, parts, device)
@@ -311,9 +318,7 @@ def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, precision,
     bar = tqdm(batches, desc=description, leave=False, disable=not (progress and sys.stderr.isatty()), mininterval=1)
     for images, labels in bar:
         images = images if recipe.channels_last else images.contiguous()  # they come in channels-last
-        with autocast(images.device, precision):
-            logits = _logits(model, images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        loss, logits = forward(model, images, labels, recipe, precision)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -326,6 +331,13 @@ def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, precision,
     if not math.isfinite(loss):
         raise TrainingError(f"The training loss became {loss} in {description}; lower the learning rate ({recipe.lr}).")
     return loss, accuracy
+
+
+def forward(model, images, labels, recipe, precision):
+    """The loss to be minimised, a scalar, and the logits (N, 10) of a batch of images (N, 3, H, W) and labels (N,)."""
+    with autocast(images.device, precision):
+        logits = _logits(model, images)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
 
 
 def epoch_line(history, epochs):

@@ -112,9 +112,10 @@ def _warn_once(text):
 
 
 def autocast(device, precision="auto"):
-    """The context in which a forward pass on `device` computes in `precision` (see `pick_precision`)."""
+    """The context in which a forward pass on `device` computes in `precision`; "auto": the one that `pick_precision` picks."""
     device = torch.device(device)
-    precision = pick_precision(device, precision)
+    if precision == "auto":
+        precision = pick_precision(device)
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 

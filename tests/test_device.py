@@ -1,0 +1,173 @@
+"""Which device, which precision; and every recipe on a GPU that is only pretended."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, Tiny
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import train
+from core import device as d
+from dataset import make_batches, to_device
+from model import MODELS
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "fastest_first"),
+    [
+        ("cpu", dict(features={"avx2", "avx512_f"}), ("float32",)),  # AVX-512 without bfloat16 emulates it, too
+        ("cpu", dict(features={"avx512_f", "avx512_bf16"}), ("bfloat16", "float32")),
+        ("cpu", dict(features={"amx_bf16", "amx_fp16"}), ("bfloat16", "float16", "float32")),
+        ("cpu", dict(features={"neon", "bf16"}), ("bfloat16", "float32")),
+        ("cpu", dict(features=()), ("float32",)),
+        ("cuda", dict(capability=(6, 0)), ("float32",)),  # P100
+        ("cuda", dict(capability=(7, 0)), ("float16", "float32")),  # V100
+        ("cuda", dict(capability=(7, 5)), ("float16", "float32")),  # T4
+        ("cuda", dict(capability=(8, 0)), ("bfloat16", "float16", "float32")),  # A100
+        ("cuda", dict(capability=(12, 0)), ("bfloat16", "float16", "float32")),
+        ("mps", {}, ("float32",)),
+        ("xpu", {}, ("float32",)),
+    ],
+)
+def test_what_made_up_devices_multiply(kind, details, fastest_first):
+    assert d.native_precisions(kind, **details) == fastest_first
+
+
+@pytest.fixture
+def old_processor(monkeypatch):
+    """A processor that multiplies float32 only, and nothing said before."""
+    monkeypatch.delenv("PRECISION", raising=False)
+    monkeypatch.setattr(d, "cpu_features", lambda: {"avx2"})
+    d._warn_once.cache_clear()
+
+
+@pytest.fixture
+def new_processor(monkeypatch):
+    monkeypatch.delenv("PRECISION", raising=False)
+    monkeypatch.setattr(d, "cpu_features", lambda: {"avx2", "avx512_bf16"})
+    d._warn_once.cache_clear()
+
+
+def test_auto_is_what_the_processor_multiplies(old_processor, capsys):
+    assert d.pick_precision("cpu") == d.pick_precision(torch.device("cpu"), "auto") == "float32"
+    assert d.pick_precision("cpu", "float32") == "float32"
+    assert capsys.readouterr().err == ""
+
+
+def test_auto_on_a_newer_processor(new_processor, capsys):
+    assert d.pick_precision("cpu") == "bfloat16"
+    assert d.pick_precision("cpu", "float32") == "float32"
+    assert "with bfloat16, " in d.describe_device("cpu")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_explicit_choice_is_obeyed_with_one_line(old_processor, capsys):
+    assert d.pick_precision("cpu", "bfloat16") == "bfloat16"
+    assert d.pick_precision("cpu", "bfloat16") == "bfloat16"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "bfloat16 is emulated on this device (cpu: " in said
+    assert "float32 is fast here" in said
+
+
+def test_the_environment_says_what_auto_means_and_no_more(new_processor, monkeypatch, capsys):
+    monkeypatch.setenv("PRECISION", "float32")
+    assert d.pick_precision("cpu") == "float32"
+    assert d.pick_precision("cpu", "bfloat16") == "bfloat16"
+    monkeypatch.setenv("PRECISION", "float8")
+    with pytest.raises(ValueError, match="environment variable PRECISION is 'float8'; it must be one of auto, float32"):
+        d.pick_precision("cpu")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_autocast_computes_in_its_precision(precision, small):
+    """The dtype inside is looked at; the loss is float32 all the same."""
+    inside = []
+    network = MODELS["net"]()
+    network.output.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
+    images, labels = next(iter(make_batches(small.train_images, small.train_labels, 8)))
+    loss, _ = train.forward(network, images, labels, train.RECIPES["sprint"], precision)
+    train.classify(network.eval(), [(images, labels)], precision)
+    assert inside == [getattr(torch, precision)] * 2
+    assert loss.dtype == torch.float32
+
+
+def test_fit_records_the_precision_that_was_used(small, new_processor):
+    recipe = train.Recipe(epochs=1, batch_size=300, augment="none", engine="device")
+    _, record = train.fit(Tiny, recipe, data=small, device="cpu", progress=False)
+    assert (record["recipe"]["precision"], record["precision"]) == ("auto", "bfloat16")
+    assert record["device"] == d.describe_device("cpu")
+
+
+def test_a_checkpoint_of_another_precision_is_refused(small, new_processor, monkeypatch, tmp_path):
+    recipe = train.Recipe(epochs=1, batch_size=300, engine="device")
+    again = dict(data=small, device="cpu", checkpoint=tmp_path / "run.pt", progress=False)
+    train.fit(Tiny, recipe, **again)
+    monkeypatch.setenv("PRECISION", "float32")
+    with pytest.raises(train.TrainingError, match="precision: 'bfloat16' there, 'float32' here"):
+        train.fit(Tiny, recipe, resume=True, **again)
+
+
+def test_what_torch_was_forbidden_does_not_count():
+    """The rehearsal of an older processor on a newer one."""
+    code = "from core.device import *; print(pick_precision('cpu'), describe_device('cpu'))"
+    environment = {"ATEN_CPU_CAPABILITY": "avx2", "PATH": ""}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.stdout.startswith("float32 cpu: "), run.stderr
+    assert "bfloat16" not in run.stdout
+
+
+def test_pick_device():
+    assert d.pick_device("cpu").type == "cpu"
+    assert d.pick_device() == (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    )
+    with pytest.raises(train.TrainingError, match="Unknown device 'gpu'; known: cpu, cuda, mps"):
+        d.pick_device("gpu")
+
+
+# ------------------------------------------------------------------------------------------------------ a pretended GPU
+
+
+def on_a_pretended_gpu(small, recipe, build):
+    """One batch of training and one of evaluation with everything on "cuda"; only shapes and devices are computed."""
+    chosen = small.train_images, small.train_labels, 64, recipe.augment, recipe.engine
+    if recipe.engine == "albumentations":  # works on arrays, which cannot be pretended
+        arrays = next(iter(make_batches(*chosen, workers=0).arrays()))
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            network = build()
+        if recipe.engine == "albumentations":
+            images, labels = (to_device(array, "cuda") for array in arrays)
+            images = images.permute(0, 3, 1, 2)
+        else:
+            images, labels = next(iter(make_batches(*chosen, device="cuda")))
+        test_batches = make_batches(small.test_images, small.test_labels, 100, recipe.augment, train=False, device="cuda")
+        loss, logits = train.forward(network, images, labels, recipe, "float32")
+        found, truth = train.classify(network.eval(), test_batches, "float32", flip=True)
+        return images, labels, loss, logits, found, truth
+
+
+@pytest.mark.parametrize("name", train.RECIPES)
+def test_every_recipe_on_a_pretended_gpu(name, small):
+    """A tensor that was left on the CPU raises an error when it meets one on the GPU."""
+    tensors = on_a_pretended_gpu(small, train.RECIPES[name], MODELS.get(name, MODELS["net"]))
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
+    assert [tuple(tensor.shape) for tensor in tensors] == [(64, 3, 32, 32), (64,), (), (64, 10), (300, 10), (300,)]
+
+
+def test_a_forgotten_tensor_is_found(small):
+    class Forgetful(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = MODELS["net"]()
+            self.mean = torch.zeros(1, 3, 1, 1, device="cpu")  # not a buffer: stays where it is
+
+        def forward(self, x):
+            return self.net(x - self.mean)
+
+    with pytest.raises(RuntimeError, match="device"):
+        on_a_pretended_gpu(small, train.RECIPES["sprint"], Forgetful)
