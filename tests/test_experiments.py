@@ -204,6 +204,6 @@ def test_the_gpu_table_is_rehearsed(small):
     for line in runpy.run_path(str(ROOT / "experiments" / "06_frontier_gpu.py"))["RUNS"]:
         recipe = dataclasses.replace(train.RECIPES[line.recipe], **line.change)  # its values are checked
         assert model.count_parameters(line.model()) == 197_046
-    few = Cifar10(*(part[:256] for part in small))
+    few = Cifar10(*(part[:64] for part in small))
     _, record = train.fit(line.model, dataclasses.replace(recipe, epochs=1), few, progress=False)
     assert 2 < record["history"][0]["train_loss"] < 2.5

@@ -156,10 +156,16 @@ def test_validation_never_touches_the_test_set(cifar):
     assert "test_accuracy" not in record
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_precisions_agree(small, precision):
-    _, record = t.fit("net", dataclasses.replace(QUICK, precision=precision), data=small, progress=False)
-    assert record["history"][0]["train_loss"] == pytest.approx(2.2, abs=0.4)
+@pytest.mark.filterwarnings("error:Detected call of `lr_scheduler.step")  # the first step was skipped: the scale was too large
+def test_precisions_learn_the_same(small):
+    losses = {}
+    for precision in ("float32", "bfloat16", "float16"):
+        recipe = dataclasses.replace(QUICK, epochs=6, precision=precision)
+        _, record = t.fit(Tiny, recipe, data=small, device="cpu", progress=False)
+        losses[precision] = record["history"][-1]["train_loss"]
+    assert losses["float32"] < 2.15  # ln 10 = 2.30 is chance
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.02)
+    assert losses["float16"] == pytest.approx(losses["float32"], abs=0.02)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -214,7 +220,7 @@ sys.path.insert(0, {root!r})
 import dataset, train
 data = dataset.load_cifar10(progress=False)
 data = dataset.Cifar10(*(part[:1500] for part in data))
-recipe = train.Recipe(epochs=4, batch_size=50, lr=0.1, schedule="onecycle", augment="standard", precision="bfloat16")
+recipe = train.Recipe(epochs=4, batch_size=50, lr=0.1, schedule="onecycle", augment="standard")
 network, record = train.fit("strided", recipe, data=data, checkpoint={path!r}, resume={resume}, progress=True)
 train.torch.save(network.state_dict(), {path!r} + ".final")
 """
@@ -337,7 +343,7 @@ def test_command_line_run_writes_record_weights_and_checkpoint(small, tmp_path, 
     assert f"{record['test_accuracy']:.2%} at the last epoch" in out
     network, same = t.load_weights(tmp_path / "weights" / f"{name}.pt")
     assert same == record
-    again = t.evaluate(network, small.test_images, small.test_labels, precision=record["recipe"]["precision"])
+    again = t.evaluate(network, small.test_images, small.test_labels, precision=record["precision"])
     assert again.accuracy == pytest.approx(record["test_accuracy"], abs=0.004)
     before = (tmp_path / "checkpoints" / f"{name}.pt").stat().st_mtime
     t.main("--model net --recipe sprint --epochs 1 --seed 3 --device cpu --resume".split())  # finished already: nothing to do
@@ -451,10 +457,16 @@ def test_weights_are_there():
     assert "net-sprint-seed0.pt" in WEIGHTS
 
 
+IMAGES = {"wide-wide-10epochs-seed0.pt": 1000, "stacked-stacked-seed0.pt": 2000}  # large: a minute or more for all of them
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_have_the_accuracy_of_their_record(name, cifar):
+    """On all test images; on the first ones where that takes long, within three standard errors."""
     network, record = t.load_weights(ROOT / "weights" / name)
-    recipe = record["recipe"]
-    found = t.evaluate(network, cifar.test_images, cifar.test_labels, recipe["augment"], recipe["precision"])
-    assert found.accuracy == pytest.approx(record["test_accuracy"], abs=0.002)  # another machine rounds bfloat16 otherwise
-    assert math.isclose(t.count_parameters(network), record["parameters"])
+    count = IMAGES.get(name, 10_000)
+    found = t.evaluate(network, cifar.test_images[:count], cifar.test_labels[:count], record["recipe"]["augment"])
+    accuracy = record["test_accuracy"]
+    error = 3 * math.sqrt(accuracy * (1 - accuracy) / count) if name in IMAGES else 0.002  # another precision rounds otherwise
+    assert found.accuracy == pytest.approx(accuracy, abs=error)
+    assert t.count_parameters(network) == record["parameters"]

@@ -58,6 +58,7 @@ def record(accuracies, seconds=1.0, kind="test"):
         "recipe": {"epochs": len(accuracies)},
         "seed": 0,
         "device": "cpu",
+        "precision": "float32",
         "seconds": seconds * len(accuracies),
         f"{kind}_accuracy": accuracies[-1],
         f"{kind}_accuracy_flip": accuracies[-1] + 0.01,
@@ -198,7 +199,7 @@ def test_the_longest_training_of_a_network_is_taken():
 
 
 def test_the_record_is_the_last_epochs_mean_beside_the_best_published_within_the_budget():
-    runs = [record([0.95, accuracy], 60.0) | {"parameters": 190_000, "device": "cpu: X, 1 threads"} for accuracy in (0.91, 0.93)]
+    runs = [record([0.95, accuracy], 60.0) | {"parameters": 190_000, "device": "cpu: X, 1 thread"} for accuracy in (0.91, 0.93)]
     text = utils.most_accurate({"frontier-frontier": runs})
     assert "**92.00 ± 1.41 % (n = 2) on the test set with 190,000 parameters**" in text
     assert "2 epochs, 2 minutes of training on 1 CPU core" in text
