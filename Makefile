@@ -1,27 +1,23 @@
 # make run     build .venv, fetch the data, execute the main notebook, write S9_Final.html
-# make test    ruff, pytest, and pytest --nbval on every notebook
+# make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
 # make bench   images per second of the augmentation engines
 # make sprint  time to 85 %: the sprint against the best published recipe (about an hour)
 # make readme  redraw images/ and README's tables from results/
 # make badges  stamp the repository's owner/name (pyproject.toml) into README and notebooks
 
 PYTHON = .venv/bin/python
-NOTEBOOKS = S9_Final.ipynb $(wildcard experiments/*.ipynb)
 COMMAND_bench = dataset.py --bench
 COMMAND_sprint = bench_sprint.py
 
 run: .venv/done
 	$(PYTHON) dataset.py
-	@echo "Executing S9_Final.ipynb: about two minutes on two cores ..."
-	$(PYTHON) -m jupyter nbconvert --log-level ERROR --execute --to html S9_Final.ipynb
-	@echo "Open $(CURDIR)/S9_Final.html in a browser."
+	$(PYTHON) tools/run_notebook.py S9_Final.ipynb
 
 test: .venv/done
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) dataset.py
-	$(PYTHON) -m pytest tests
-	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS)
+	$(PYTHON) -m pytest --nbval
 
 bench sprint readme badges: .venv/done
 	$(PYTHON) $(or $(COMMAND_$@),utils.py $@)

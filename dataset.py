@@ -35,6 +35,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
+# As many workers as were asked for, also where there are fewer processors: the draws depend on their number.
+warnings.filterwarnings("ignore", "This DataLoader will create", module="torch.utils.data")
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, per channel, in 0..1
 STD = (0.2470, 0.2435, 0.2616)
@@ -470,7 +473,7 @@ class AlbumentationsBatches:
 
     def __init__(self, images, labels, batch_size, augment, seed, device, workers):
         self.data = _Augmented(images, labels, pipeline(augment))
-        self.workers = min(4, os.cpu_count() or 1) if workers is None else workers
+        self.workers = min(4, _cores()) if workers is None else workers
         self.batch_size, self.seed, self.device, self.epoch = batch_size, seed, device, 0
 
     def __len__(self):
@@ -496,6 +499,11 @@ class AlbumentationsBatches:
             worker_init_fn=_seed_worker,
             generator=generator,
         )
+
+
+def _cores():
+    """How many processors this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Augmented(Dataset):

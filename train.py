@@ -16,7 +16,6 @@ import difflib
 import importlib
 import json
 import math
-import os
 import pickle
 import platform
 import runpy

@@ -41,9 +41,7 @@ def pick_device(name=None):
     except RuntimeError:
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
     if device.type not in ("cpu", found.type):
-        raise TrainingError(
-            f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out."
-        )
+        raise TrainingError(f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out.")
     return device
 
 

@@ -5,6 +5,8 @@ import http.server
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -14,6 +16,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import dataset as d
 from utils import denormalise
@@ -309,3 +312,19 @@ def test_benchmark_measures_all_engines(cifar):
         speeds = d.benchmark(cifar.train_images[:512], cifar.train_labels[:512], seconds=0.2)
     assert len(speeds) == 5
     assert all(speed > 0 for speed in speeds.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
+def test_workers_need_no_shared_memory():
+    """In Docker /dev/shm has 64 MB; here it has a quarter of one, and a single batch would need fifty times that."""
+    code = (
+        "import numpy as np, dataset; images = np.zeros((4096, 32, 32, 3), np.uint8); "
+        "batches = dataset.make_batches(images, np.zeros(4096), 1024, 'standard', 'albumentations', workers=4); "
+        "print(sum(len(labels) for _, labels in batches))"
+    )
+    inside = f'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {sys.executable} -c "{code}"'
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    run = subprocess.run(["unshare", "-m", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == "4096", run.stderr

@@ -122,9 +122,7 @@ def test_what_torch_was_forbidden_does_not_count():
 
 def test_pick_device():
     assert d.pick_device("cpu").type == "cpu"
-    assert d.pick_device() == (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    )
+    assert d.pick_device() == (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu"))
     with pytest.raises(train.TrainingError, match="Unknown device 'gpu'; known: cpu, cuda, mps"):
         d.pick_device("gpu")
 

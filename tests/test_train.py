@@ -219,7 +219,7 @@ import sys
 sys.path.insert(0, {root!r})
 import dataset, train
 data = dataset.load_cifar10(progress=False)
-data = dataset.Cifar10(*(part[:1500] for part in data))
+data = dataset.Cifar10(*(part[:600] for part in data))
 recipe = train.Recipe(epochs=4, batch_size=50, lr=0.1, schedule="onecycle", augment="standard")
 network, record = train.fit("strided", recipe, data=data, checkpoint={path!r}, resume={resume}, progress=True)
 train.torch.save(network.state_dict(), {path!r} + ".final")
@@ -365,7 +365,7 @@ def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
 def test_ctrl_c_keeps_the_checkpoint_and_prints_the_resume_command(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dataset, train; from pathlib import Path; "
-        f"train.ROOT = Path({str(tmp_path)!r}); data = dataset.Cifar10(*(part[:1500] for part in dataset.load_cifar10())); "
+        f"train.ROOT = Path({str(tmp_path)!r}); data = dataset.Cifar10(*(part[:600] for part in dataset.load_cifar10())); "
         "train.load_cifar10 = lambda progress: data; train.main('--model net --recipe sprint --epochs 400'.split())"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
