@@ -465,7 +465,8 @@ def headline(groups):
     seconds = [record["seconds"] for record in records]
     text = (
         f"**{mean_std(accuracy, 100, unit=' %')} on the test set after {mean_std(seconds, digits=1, unit=' seconds')} of training "
-        f"on two CPU cores that multiply bfloat16**, with {records[0]['parameters']:,} parameters: `net`, recipe `sprint`; the worst seed has "
+        f"on two CPU cores that multiply bfloat16**, with {records[0]['parameters']:,} parameters: "
+        f"`net`, recipe `sprint`; the worst seed has "
         f"{100 * min(accuracy):.2f} %. With the mirrored view averaged in at test time: {mean_std(flipped, 100, unit=' %')}."
     )
     older = load_records("05_processors/*.json")["avx2"]
