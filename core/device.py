@@ -5,10 +5,9 @@
     autocast(device)           the context in which a forward pass computes in it
     describe_device(device)    for the record: "cpu: AMD EPYC, AVX2, 2 threads"
 
-bfloat16 is fast only where the hardware multiplies it. Emulated, it is slow beyond use: an epoch of the sprint took
-313 s instead of 22 on two cores with AVX2 alone (pytorch/pytorch#183815 has more). So a recipe says "auto", and this
-file decides. The environment variable PRECISION says what "auto" means; with it either kind of processor can be
-rehearsed on the other.
+bfloat16 is fast only where the hardware multiplies it. Emulated, it is far slower than float32
+(pytorch/pytorch#183815). So a recipe says "auto", and this file decides. The environment variable
+PRECISION says what "auto" means; with it either kind of processor can be rehearsed on the other.
 """
 
 import ctypes
