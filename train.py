@@ -34,7 +34,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from core.common import TrainingError
-from core.device import PRECISIONS, autocast, describe_device, keep_freed_memory, pick_device, pick_precision
+from core.device import (
+    PRECISIONS,
+    autocast,
+    describe_device,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+)
 from dataset import AUGMENTATIONS, DataError, View, load_cifar10, make_batches, split
 from model import MODELS, NUM_CLASSES, count_parameters
 
@@ -53,7 +60,9 @@ class Recipe:
 
     epochs: int
     batch_size: int = 128
-    optimizer: str = "sgd"  # sgd, adam, adamw, muon (convolution weights by Muon, everything else by SGD)
+    optimizer: str = (
+        "sgd"  # sgd, adam, adamw, muon (convolution weights by Muon, everything else by SGD)
+    )
     lr: float = 0.1  # the peak
     momentum: float = 0.9  # sgd and muon
     nesterov: bool = False
@@ -86,24 +95,73 @@ class Recipe:
         for field in ("epochs", "batch_size"):
             if not isinstance(value := getattr(self, field), int) or value < 1:
                 raise ValueError(f"{field} is {value!r}; it must be a whole number of 1 or more.")
-        object.__setattr__(self, "views", tuple(tuple(view) for view in self.views))  # JSON has lists
-        if self.views and (self.views[0][0] != 0 or any(len(v) != 4 or v[3] > v[1] + 2 * v[2] for v in self.views)):
-            raise ValueError(f"views is {self.views!r}; each is (start, side, pad, crop) with crop <= side + 2·pad, the first starts at 0.")
+        object.__setattr__(
+            self, "views", tuple(tuple(view) for view in self.views)
+        )  # JSON has lists
+        if self.views and (
+            self.views[0][0] != 0 or any(len(v) != 4 or v[3] > v[1] + 2 * v[2] for v in self.views)
+        ):
+            raise ValueError(
+                f"views is {self.views!r}; each is (start, side, pad, crop) with crop <= side + 2·pad, the first starts at 0."
+            )
 
 
 SOURCE_SGD = dict(optimizer="sgd", momentum=0.9)
-OURS = dict(optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1)
-CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))  # random crops of 24x24, in the second half of 28x28 pixels; tested on whole images
+OURS = dict(
+    optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1
+)
+CROPS = (
+    (0, 32, 0, 24),
+    (0.5, 32, 0, 28),
+)  # random crops of 24x24, in the second half of 28x28 pixels; tested on whole images
 RECIPES = {
-    "sprint": Recipe(epochs=10, batch_size=512, lr=0.6, muon_lr=0.1, augment="flip", engine="device", views=CROPS, **OURS),
+    "sprint": Recipe(
+        epochs=10,
+        batch_size=512,
+        lr=0.6,
+        muon_lr=0.1,
+        augment="flip",
+        engine="device",
+        views=CROPS,
+        **OURS,
+    ),
     "standard": Recipe(epochs=50, batch_size=256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
-    "frontier": Recipe(epochs=100, batch_size=256, lr=0.4, muon_lr=0.07, augment="flip_shift", engine="device", **OURS),
+    "frontier": Recipe(
+        epochs=100,
+        batch_size=256,
+        lr=0.4,
+        muon_lr=0.07,
+        augment="flip_shift",
+        engine="device",
+        **OURS,
+    ),
     # The published networks' recipes. What a text leaves open is marked "ours".
-    "strided": Recipe(epochs=50, lr=0.1, schedule="step", step_gamma=0.5, augment="flip_shift", **SOURCE_SGD),  # most of it ours
+    "strided": Recipe(
+        epochs=50, lr=0.1, schedule="step", step_gamma=0.5, augment="flip_shift", **SOURCE_SGD
+    ),  # most of it ours
     "wide": Recipe(epochs=20, batch_size=32, lr=0.01, augment="wide", **SOURCE_SGD),
-    "dilated": Recipe(epochs=30, lr=0.02, schedule="onecycle", warmup=0.3, weight_decay=5e-4, augment="dilated", **SOURCE_SGD),
-    "compact": Recipe(epochs=50, lr=0.1, schedule="onecycle", weight_decay=5e-4, augment="compact", **SOURCE_SGD),  # all but epochs ours
-    "stacked": Recipe(epochs=25, batch_size=64, lr=0.05, schedule="step", step_epochs=5, step_gamma=0.6, augment="stacked", **SOURCE_SGD),
+    "dilated": Recipe(
+        epochs=30,
+        lr=0.02,
+        schedule="onecycle",
+        warmup=0.3,
+        weight_decay=5e-4,
+        augment="dilated",
+        **SOURCE_SGD,
+    ),
+    "compact": Recipe(
+        epochs=50, lr=0.1, schedule="onecycle", weight_decay=5e-4, augment="compact", **SOURCE_SGD
+    ),  # all but epochs ours
+    "stacked": Recipe(
+        epochs=25,
+        batch_size=64,
+        lr=0.05,
+        schedule="step",
+        step_epochs=5,
+        step_gamma=0.6,
+        augment="stacked",
+        **SOURCE_SGD,
+    ),
 }
 
 
@@ -119,7 +177,9 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups, lr, momentum=0.9, weight_decay=0.0):
-        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, orthogonal=False))
+        super().__init__(
+            groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, orthogonal=False)
+        )
 
     @torch.no_grad()
     def step(self):
@@ -127,7 +187,11 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                gradient = weight.grad if group["orthogonal"] else weight.grad.add(weight, alpha=group["weight_decay"])
+                gradient = (
+                    weight.grad
+                    if group["orthogonal"]
+                    else weight.grad.add(weight, alpha=group["weight_decay"])
+                )
                 velocity = self.state[weight].setdefault("velocity", torch.zeros_like(weight))
                 velocity.mul_(group["momentum"]).add_(gradient)
                 update = gradient.add(velocity, alpha=group["momentum"])  # Nesterov
@@ -144,7 +208,9 @@ def orthogonalise(matrix, steps=3):
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         a = x @ x.T
-        x = torch.addmm(x, torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)  # 3.4445 x + (2.0315 a a - 4.7750 a) x
+        x = torch.addmm(
+            x, torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+        )  # 3.4445 x + (2.0315 a a - 4.7750 a) x
     return x.T if tall else x
 
 
@@ -152,11 +218,19 @@ def make_optimizer(model, recipe):
     """The recipe's optimiser for the trainable parameters of `model`."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
+        return torch.optim.SGD(
+            parameters,
+            recipe.lr,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
     if recipe.optimizer in ("adam", "adamw"):
         make = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return make(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-    filters = [p for p in parameters if p.ndim == 4 and p.size(1) > 1]  # not depthwise: their rows have one input each
+    filters = [
+        p for p in parameters if p.ndim == 4 and p.size(1) > 1
+    ]  # not depthwise: their rows have one input each
     others = [p for p in parameters if not (p.ndim == 4 and p.size(1) > 1)]
     groups = [
         dict(params=filters, lr=recipe.muon_lr, orthogonal=True, weight_decay=recipe.muon_decay),
@@ -168,17 +242,28 @@ def make_optimizer(model, recipe):
 def make_schedule(optimizer, recipe, steps_per_epoch):
     """The recipe's learning-rate schedule, to be stepped after *every batch* (OneCycleLR stepped per epoch never gets going)."""
     steps = recipe.epochs * steps_per_epoch
-    if recipe.schedule == "onecycle":  # max/25 up to max, down to max/25/1000, cosine; momentum 0.95 down to 0.85 and up again
+    if (
+        recipe.schedule == "onecycle"
+    ):  # max/25 up to max, down to max/25/1000, cosine; momentum 0.95 down to 0.85 and up again
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=recipe.warmup, final_div_factor=1000
+            optimizer,
+            [group["lr"] for group in optimizer.param_groups],
+            steps,
+            pct_start=recipe.warmup,
+            final_div_factor=1000,
         )
     if recipe.schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_epochs * steps_per_epoch, recipe.step_gamma)
+        return torch.optim.lr_scheduler.StepLR(
+            optimizer, recipe.step_epochs * steps_per_epoch, recipe.step_gamma
+        )
     if recipe.schedule == "constant":
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
     def triangle(step):
-        rising, falling = (step + 1) / (recipe.warmup * steps + 1e-9), (steps - step) / ((1 - recipe.warmup) * steps)
+        rising, falling = (
+            (step + 1) / (recipe.warmup * steps + 1e-9),
+            (steps - step) / ((1 - recipe.warmup) * steps),
+        )
         return max(0.0, min(rising, falling))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, triangle)
@@ -245,7 +330,16 @@ def _logits(model, batch):
     return output
 
 
-def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, resume=False, progress=True):
+def fit(
+    model,
+    recipe,
+    data=None,
+    device=None,
+    validate=False,
+    checkpoint=None,
+    resume=False,
+    progress=True,
+):
     """Trains a fresh network by `recipe` and returns (model, record).
 
     model: a name in MODELS, or any callable that builds a network, e.g. your class; it is built here, after seeding, so that
@@ -259,7 +353,9 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
     Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder), DataError (no data).
     """
     name, build = (
-        (model, find(MODELS, model, "model")) if isinstance(model, str) else (getattr(model, "__name__", type(model).__name__), model)
+        (model, find(MODELS, model, "model"))
+        if isinstance(model, str)
+        else (getattr(model, "__name__", type(model).__name__), model)
     )
     device = pick_device(device)
     precision = pick_precision(device, recipe.precision)
@@ -269,15 +365,30 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
     images, labels, test_images, test_labels = data
     if validate:
         chosen, held_out = split(labels)
-        images, labels, test_images, test_labels = images[chosen], labels[chosen], images[held_out], labels[held_out]
+        images, labels, test_images, test_labels = (
+            images[chosen],
+            labels[chosen],
+            images[held_out],
+            labels[held_out],
+        )
 
-    importlib.import_module("torch._dynamo")  # else the first optimiser of a process imports it: seconds that are no training
+    importlib.import_module(
+        "torch._dynamo"
+    )  # else the first optimiser of a process imports it: seconds that are no training
     clock = time.perf_counter()
     torch.manual_seed(recipe.seed)
     network = build().to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    batches = make_batches(images, labels, recipe.batch_size, recipe.augment, recipe.engine, seed=recipe.seed, device=device)
+    batches = make_batches(
+        images,
+        labels,
+        recipe.batch_size,
+        recipe.augment,
+        recipe.engine,
+        seed=recipe.seed,
+        device=device,
+    )
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
@@ -293,30 +404,62 @@ def fit(model, recipe, data=None, device=None, validate=False, checkpoint=None, 
         rate = schedule.get_last_lr()[-1]
         batches.epoch = epoch
         if recipe.views:
-            batches.view = View(*[view[1:] for view in recipe.views if epoch >= view[0] * recipe.epochs][-1])
-        loss, accuracy = _train_epoch(network, batches, recipe, optimizer, schedule, scaler, precision, f"epoch {epoch + 1}", progress)
+            batches.view = View(
+                *[view[1:] for view in recipe.views if epoch >= view[0] * recipe.epochs][-1]
+            )
+        loss, accuracy = _train_epoch(
+            network,
+            batches,
+            recipe,
+            optimizer,
+            schedule,
+            scaler,
+            precision,
+            f"epoch {epoch + 1}",
+            progress,
+        )
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
         clock = time.perf_counter()
         test = evaluate(network, test_images, test_labels, recipe.augment, precision)
         kind = "val" if validate else "test"
-        line = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy, f"{kind}_loss": test.loss, f"{kind}_accuracy": test.accuracy}
-        history.append(line | {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock})
+        line = {
+            "lr": rate,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            f"{kind}_loss": test.loss,
+            f"{kind}_accuracy": test.accuracy,
+        }
+        history.append(
+            line | {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
+        )
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if checkpoint:
             save_checkpoint(checkpoint, identity, parts, history, device)
     flipped = evaluate(network, test_images, test_labels, recipe.augment, precision, flip=True)
-    return network, make_record(name, network, recipe, device, precision, validate, history, flipped.accuracy)
+    return network, make_record(
+        name, network, recipe, device, precision, validate, history, flipped.accuracy
+    )
 
 
-def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, precision, description, progress):
+def _train_epoch(
+    model, batches, recipe, optimizer, schedule, scaler, precision, description, progress
+):
     """One pass over the training images; returns the mean loss and accuracy, as seen during training, on augmented images."""
     model.train()
     total, count = 0.0, 0
     # Elsewhere than on a terminal, in a notebook for one, a bar would be litter in the stored outputs.
-    bar = tqdm(batches, desc=description, leave=False, disable=not (progress and sys.stderr.isatty()), mininterval=1)
+    bar = tqdm(
+        batches,
+        desc=description,
+        leave=False,
+        disable=not (progress and sys.stderr.isatty()),
+        mininterval=1,
+    )
     for images, labels in bar:
-        images = images if recipe.channels_last else images.contiguous()  # they come in channels-last
+        images = (
+            images if recipe.channels_last else images.contiguous()
+        )  # they come in channels-last
         loss, logits = forward(model, images, labels, recipe, precision)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -324,11 +467,15 @@ def _train_epoch(model, batches, recipe, optimizer, schedule, scaler, precision,
         scaler.update()
         schedule.step()
         correct = (logits.detach().argmax(1) == labels).sum()
-        total = total + torch.stack([loss.detach() * len(labels), correct])  # stays on the device: no waiting for it
+        total = total + torch.stack(
+            [loss.detach() * len(labels), correct]
+        )  # stays on the device: no waiting for it
         count += len(labels)
     loss, accuracy = (total / count).tolist()
     if not math.isfinite(loss):
-        raise TrainingError(f"The training loss became {loss} in {description}; lower the learning rate ({recipe.lr}).")
+        raise TrainingError(
+            f"The training loss became {loss} in {description}; lower the learning rate ({recipe.lr})."
+        )
     return loss, accuracy
 
 
@@ -358,7 +505,8 @@ def make_record(name, model, recipe, device, precision, validate, history, flip_
         "seed": recipe.seed,
         "device": describe_device(device),
         "precision": precision,
-        "versions": {module.__name__: module.__version__ for module in (torch, albumentations, np)} | {"python": platform.python_version()},
+        "versions": {module.__name__: module.__version__ for module in (torch, albumentations, np)}
+        | {"python": platform.python_version()},
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),
         f"{kind}_accuracy": history[-1][f"{kind}_accuracy"],
@@ -375,7 +523,9 @@ def write_atomically(path, write):
     path, partial = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}-", delete=False
+        ) as file:
             partial = Path(file.name)
             write(file)
         partial.chmod(0o644)
@@ -404,16 +554,34 @@ def save_checkpoint(path, identity, parts, history, device):
 def load_checkpoint(path, identity, parts, device):
     """Restores `parts` in place and returns the history. Never unpickles anything but tensors and plain data."""
     if path is None or not Path(path).exists():
-        raise TrainingError(f"There is no checkpoint {path} to resume from; start without --resume.")
+        raise TrainingError(
+            f"There is no checkpoint {path} to resume from; start without --resume."
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["identity"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError):
-        raise TrainingError(f"{path} is not a checkpoint of this program, or is damaged; delete it and start without --resume.") from None
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):
+        raise TrainingError(
+            f"{path} is not a checkpoint of this program, or is damaged; delete it and start without --resume."
+        ) from None
     if found != identity:
         there, here = ({**run, **run["recipe"], "recipe": None} for run in (found, identity))
-        differs = "; ".join(f"{key}: {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key])
-        raise TrainingError(f"{path} belongs to another run ({differs}); ask for that run, or start without --resume.")
+        differs = "; ".join(
+            f"{key}: {there.get(key)!r} there, {here[key]!r} here"
+            for key in here
+            if there.get(key) != here[key]
+        )
+        raise TrainingError(
+            f"{path} belongs to another run ({differs}); ask for that run, or start without --resume."
+        )
     for name, part in parts.items():
         part.load_state_dict(state[name])
     torch.set_rng_state(state["random"])
@@ -427,9 +595,24 @@ def load_weights(path):
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         network = MODELS[saved["model"]]()
-        network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in saved["state"].items()})
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} holds no weights of this program ({type(error).__name__}); train the model anew.") from None
+        network.load_state_dict(
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in saved["state"].items()
+            }
+        )
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise TrainingError(
+            f"{path} holds no weights of this program ({type(error).__name__}); train the model anew."
+        ) from None
     return network.eval(), json.loads((ROOT / "results" / saved["record"]).read_text())
 
 
@@ -447,15 +630,33 @@ def find(table, name, kind):
 
 def run(model, recipe, name, device=None, validate=False, resume=False, progress=True, what=""):
     """Trains, then writes results/<name>.json and weights/<name>.pt; the checkpoint of every epoch is checkpoints/<name>.pt."""
-    paths = ROOT / "results" / f"{name}.json", ROOT / "weights" / f"{name}.pt", ROOT / "checkpoints" / f"{name}.pt"
+    paths = (
+        ROOT / "results" / f"{name}.json",
+        ROOT / "weights" / f"{name}.pt",
+        ROOT / "checkpoints" / f"{name}.pt",
+    )
     for path in paths:  # an unwritable folder is found now, not after the training
         write_atomically(path.with_suffix(".test"), lambda file: None)
         path.with_suffix(".test").unlink()
-    network, record = fit(model, recipe, device=device, validate=validate, checkpoint=paths[2], resume=resume, progress=progress)
+    network, record = fit(
+        model,
+        recipe,
+        device=device,
+        validate=validate,
+        checkpoint=paths[2],
+        resume=resume,
+        progress=progress,
+    )
     record |= {"what": what} if what else {}
-    saved = dict(model=record["model"], record=f"{name}.json", state={key: value.cpu() for key, value in network.state_dict().items()})
+    saved = dict(
+        model=record["model"],
+        record=f"{name}.json",
+        state={key: value.cpu() for key, value in network.state_dict().items()},
+    )
     write_atomically(paths[1], lambda file: torch.save(saved, file))
-    write_atomically(paths[0], lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
+    write_atomically(
+        paths[0], lambda file: file.write((json.dumps(record, indent=1) + "\n").encode())
+    )
     return record
 
 
@@ -482,13 +683,19 @@ def sweep(path, device=None):
         if unknown := {name for line in lines for name in line.replace} - globals().keys():
             raise ValueError(f"train.py has no {unknown}")
         planned = [
-            (f"{Path(path).stem}/{line.name}-seed{seed}", line, dataclasses.replace(recipe, **line.change, seed=seed))
+            (
+                f"{Path(path).stem}/{line.name}-seed{seed}",
+                line,
+                dataclasses.replace(recipe, **line.change, seed=seed),
+            )
             for line in lines
             for recipe in [find(RECIPES, line.recipe, "recipe")]
             for seed in range(line.seeds)
         ]
     except Exception as error:
-        raise TrainingError(f"{path} is not a table of configurations ({error!r}); see the docstring of train.sweep.") from error
+        raise TrainingError(
+            f"{path} is not a table of configurations ({error!r}); see the docstring of train.sweep."
+        ) from error
     missing = [run for run in planned if not (ROOT / "results" / f"{run[0]}.json").exists()]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
     for name, line, recipe in missing:
@@ -500,7 +707,9 @@ def sweep(path, device=None):
 
 def whole_number(text):
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of epochs; give a whole number of 1 or more.")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of epochs; give a whole number of 1 or more."
+        )
     return int(text)
 
 
@@ -522,13 +731,37 @@ def parse(arguments):
         "  python train.py --model compact --recipe compact --resume    go on after Ctrl-C or a crash\n",
     )
     parser.add_argument("--model", default="net", help="a network in model.MODELS (default: net)")
-    parser.add_argument("--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)")
-    parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation follow from it (default: 0)")
-    parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's; the schedule is stretched to it")
+    parser.add_argument(
+        "--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="initial weights, order and augmentation follow from it (default: 0)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=whole_number,
+        metavar="N",
+        help="instead of the recipe's; the schedule is stretched to it",
+    )
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
-    parser.add_argument("--validate", action="store_true", help="train on 45,000 images, report on the other 5,000: for choosing")
-    parser.add_argument("--resume", action="store_true", help="go on from the last epoch's checkpoint, to the identical result")
-    parser.add_argument("--sweep", metavar="FILE", help="run a table of configurations, e.g. experiments/05_sprint.py")
+    parser.add_argument(
+        "--validate",
+        action="store_true",
+        help="train on 45,000 images, report on the other 5,000: for choosing",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last epoch's checkpoint, to the identical result",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="FILE",
+        help="run a table of configurations, e.g. experiments/05_sprint.py",
+    )
     parser.add_argument("--list", action="store_true", help="print all models and recipes")
     return parser.parse_args(arguments)
 
@@ -536,10 +769,14 @@ def parse(arguments):
 def show_list():
     print("models")
     for name, build in MODELS.items():
-        print(f"  {name:9} {count_parameters(build()):>9,} parameters  {build.__doc__.split(': ', 1)[-1].splitlines()[0]}")
+        print(
+            f"  {name:9} {count_parameters(build()):>9,} parameters  {build.__doc__.split(': ', 1)[-1].splitlines()[0]}"
+        )
     print("recipes")
     for name, r in RECIPES.items():
-        print(f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, {r.augment}")
+        print(
+            f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, {r.augment}"
+        )
 
 
 def main(arguments=None):
@@ -564,12 +801,20 @@ def main(arguments=None):
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         if not options.sweep and not (ROOT / "checkpoints" / f"{name}.pt").exists():
-            sys.exit("\ntrain.py: stopped before the first epoch was finished; there is nothing to resume, start again.")
+            sys.exit(
+                "\ntrain.py: stopped before the first epoch was finished; there is nothing to resume, start again."
+            )
         again = [argument for argument in (arguments or sys.argv[1:]) if argument != "--resume"]
-        sys.exit(f"\ntrain.py: stopped. Every finished epoch is kept; go on with: python train.py {' '.join([*again, '--resume'])}")
+        sys.exit(
+            f"\ntrain.py: stopped. Every finished epoch is kept; go on with: python train.py {' '.join([*again, '--resume'])}"
+        )
 
-    accuracy, flipped = (record[f"{'val' if options.validate else 'test'}_accuracy{end}"] for end in ("", "_flip"))
-    print(f"{accuracy:.2%} at the last epoch ({flipped:.2%} with the mirrored view averaged in), {record['seconds']:.1f} s of training")
+    accuracy, flipped = (
+        record[f"{'val' if options.validate else 'test'}_accuracy{end}"] for end in ("", "_flip")
+    )
+    print(
+        f"{accuracy:.2%} at the last epoch ({flipped:.2%} with the mirrored view averaged in), {record['seconds']:.1f} s of training"
+    )
     print(f"record: results/{name}.json   weights: weights/{name}.pt")
 
 

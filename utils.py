@@ -39,7 +39,9 @@ def denormalise(batch, augment="none"):
 
 
 def _grid(rows, columns, cell=1.0, caption=0.0):
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * cell, rows * (cell + caption)), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * cell, rows * (cell + caption)), squeeze=False
+    )
     figure.set_facecolor("white")  # not transparent: dark mode would swallow the text
     for axis in axes.flat:
         axis.set_xticks([])
@@ -51,7 +53,12 @@ def _grid(rows, columns, cell=1.0, caption=0.0):
 def show_samples(images, labels, each=8, seed=0):
     """A row of `each` random images for every class. Returns their indices, (10, each)."""
     generator = np.random.default_rng(seed)
-    picked = np.stack([generator.choice(np.flatnonzero(labels == c), each, replace=False) for c in range(len(CLASSES))])
+    picked = np.stack(
+        [
+            generator.choice(np.flatnonzero(labels == c), each, replace=False)
+            for c in range(len(CLASSES))
+        ]
+    )
     _, axes = _grid(len(CLASSES), each, cell=0.9)
     for row, name in enumerate(CLASSES):
         for column in range(each):
@@ -89,8 +96,18 @@ def plot_curves(record):
     series = {}
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for part, colour, style in (("train", BLUE, "--"), (kind, ORANGE, "-")):
-            values = series[f"{part}_{quantity}"] = [epoch[f"{part}_{quantity}"] for epoch in history]
-            axis.plot(epochs, values, style, color=colour, marker="o", markersize=4 if len(history) < 20 else 0, label=part)
+            values = series[f"{part}_{quantity}"] = [
+                epoch[f"{part}_{quantity}"] for epoch in history
+            ]
+            axis.plot(
+                epochs,
+                values,
+                style,
+                color=colour,
+                marker="o",
+                markersize=4 if len(history) < 20 else 0,
+                label=part,
+            )
         axis.set_xlabel("epoch", fontsize=12)
         axis.set_ylabel(quantity, fontsize=12)
         axis.grid(alpha=0.3)
@@ -111,13 +128,23 @@ def plot_confusion(labels, predictions):
     """Confusion matrix in percent of the true class, and the accuracy of each class beside it. Returns the counts (10, 10)."""
     counts = confusion_matrix(labels, predictions)
     shares = 100 * counts / counts.sum(1, keepdims=True)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(2.2, 1), facecolor="white")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 6), width_ratios=(2.2, 1), facecolor="white"
+    )
     errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
     left.imshow(errors, cmap="Blues", vmin=0)
     for (row, column), share in np.ndenumerate(shares):
         dark = row != column and share > 0.6 * np.nanmax(errors)
         text = f"{share:.0f}" if share >= 0.5 else "·"
-        left.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=11)
+        left.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            fontsize=11,
+        )
     left.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=11)
     left.set_yticks(range(10), CLASSES, fontsize=11)
     left.set_xlabel("predicted", fontsize=12)
@@ -125,11 +152,15 @@ def plot_confusion(labels, predictions):
     left.set_title("percent of each true class; errors coloured", fontsize=12)
     right.barh(range(10), shares.diagonal(), color=BLUE)
     for row, share in enumerate(shares.diagonal()):
-        right.text(share - 1, row, f"{share:.1f} %", ha="right", va="center", color="white", fontsize=11)
+        right.text(
+            share - 1, row, f"{share:.1f} %", ha="right", va="center", color="white", fontsize=11
+        )
     right.set_yticks(range(10), CLASSES, fontsize=11)
     right.invert_yaxis()
     right.set_xlim(0, 100)
-    right.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %", fontsize=12)
+    right.set_title(
+        f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %", fontsize=12
+    )
     figure.tight_layout()
     plt.show()
     return counts
@@ -148,7 +179,10 @@ def show_mistakes(images, labels, probabilities, count=20, columns=5):
     for axis, index in zip(axes.flat, shown, strict=False):
         predicted = probabilities[index].argmax()
         axis.imshow(images[index], interpolation="nearest")
-        axis.set_title(f"{CLASSES[labels[index]]}\n→ {CLASSES[predicted]} {probabilities[index, predicted]:.0%}", fontsize=12)
+        axis.set_title(
+            f"{CLASSES[labels[index]]}\n→ {CLASSES[predicted]} {probabilities[index, predicted]:.0%}",
+            fontsize=12,
+        )
     plt.tight_layout(pad=0.4)
     plt.show()
     return shown
@@ -165,10 +199,23 @@ def show_receptive_field(layers, image):
     left.imshow(canvas, interpolation="nearest")
     for number, side in enumerate(sorted(set(fields.values()))):
         low = corner + 15.5 - side / 2
-        left.add_patch(plt.Rectangle((low, low), side, side, fill=False, linewidth=2, color=COLOURS[number % len(COLOURS)]))
+        left.add_patch(
+            plt.Rectangle(
+                (low, low),
+                side,
+                side,
+                fill=False,
+                linewidth=2,
+                color=COLOURS[number % len(COLOURS)],
+            )
+        )
     left.set_axis_off()
-    left.set_title(f"seen by the centre, layer by layer: up to {reach} x {reach} pixels", fontsize=12)
-    right.step(range(1, len(fields) + 1), list(fields.values()), where="mid", color=BLUE, marker="o")
+    left.set_title(
+        f"seen by the centre, layer by layer: up to {reach} x {reach} pixels", fontsize=12
+    )
+    right.step(
+        range(1, len(fields) + 1), list(fields.values()), where="mid", color=BLUE, marker="o"
+    )
     right.axhline(44, color=GREY, linestyle=":", label="the assignment: more than 44")
     right.axhline(32, color=GREY, linestyle="--", label="the whole image")
     right.set_xlabel("layer with a kernel larger than 1x1", fontsize=12)
@@ -195,11 +242,15 @@ def load_records(pattern="*.json", root=None):
             record = json.loads(path.read_text())
             record["history"][-1], record["recipe"]["epochs"], record["model"]
         except (ValueError, KeyError, IndexError, TypeError):
-            raise ValueError(f"{path} is not a record of a run; delete it or write it anew with train.py.") from None
+            raise ValueError(
+                f"{path} is not a record of a run; delete it or write it anew with train.py."
+            ) from None
         groups.setdefault(re.sub(r"-seed\d+$", "", path.stem), []).append(record)
     if not groups:
         raise FileNotFoundError(f"No record matches {root / pattern}; train.py writes them.")
-    return {name: sorted(records, key=lambda record: record["seed"]) for name, records in groups.items()}
+    return {
+        name: sorted(records, key=lambda record: record["seed"]) for name, records in groups.items()
+    }
 
 
 def mean_std(values, scale=1.0, digits=2, unit=""):
@@ -219,7 +270,13 @@ def results_table(groups):
         flipped = [record["test_accuracy_flip"] for record in records]
         seconds = statistics.mean(record["seconds"] for record in records)
         first = records[0]
-        cells = (f"`{name}`", f"{first['parameters']:,}", first["recipe"]["epochs"], mean_std(accuracy, 100), f"{100 * min(accuracy):.2f}")
+        cells = (
+            f"`{name}`",
+            f"{first['parameters']:,}",
+            first["recipe"]["epochs"],
+            mean_std(accuracy, 100),
+            f"{100 * min(accuracy):.2f}",
+        )
         cells += (mean_std(flipped, 100), f"{seconds:,.0f}", first["device"], first["precision"])
         rows.append((-statistics.mean(accuracy), f"| {' | '.join(map(str, cells))} |"))
     head = (
@@ -237,7 +294,11 @@ class Effect(NamedTuple):
     high: float
 
     def __str__(self):
-        return f"{self.points:+.2f} ({self.low:+.2f} to {self.high:+.2f})" if self.low == self.low else f"{self.points:+.2f} (n = 1)"
+        return (
+            f"{self.points:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+            if self.low == self.low
+            else f"{self.points:+.2f} (n = 1)"
+        )
 
     @property
     def measured(self):
@@ -260,9 +321,17 @@ def changes_table(groups, base):
     """A Markdown table of validation runs that differ from `base` (a name in `groups`) in one change, in the order of accuracy."""
     plain, rows = groups[base], []
     for name, records in groups.items():
-        accuracy, seconds = ([record[key] for record in records] for key in ("val_accuracy", "seconds"))
+        accuracy, seconds = (
+            [record[key] for record in records] for key in ("val_accuracy", "seconds")
+        )
         difference = "" if name == base else str(effect(records, plain))
-        cells = (f"`{name}`", records[0]["what"], mean_std(accuracy, 100), difference, mean_std(seconds, digits=1))
+        cells = (
+            f"`{name}`",
+            records[0]["what"],
+            mean_std(accuracy, 100),
+            difference,
+            mean_std(seconds, digits=1),
+        )
         rows.append((-statistics.mean(accuracy), f"| {' | '.join(cells)} |"))
     head = "| run | what differs | validation accuracy, % | difference, points (95 % interval) | training, s |\n|---|---|---:|---:|---:|"
     return "\n".join([head, *(row for _, row in sorted(rows))])
@@ -273,7 +342,11 @@ def findings(groups, base, seconds=True):
     plain, lines, without = statistics.mean(record["seconds"] for record in groups[base]), [], []
     for name, records in groups.items():
         found, what = effect(records, groups[base]), records[0]["what"]
-        more = f", {statistics.mean(record['seconds'] for record in records) - plain:+.0f} s" if seconds else ""
+        more = (
+            f", {statistics.mean(record['seconds'] for record in records) - plain:+.0f} s"
+            if seconds
+            else ""
+        )
         if found.measured:
             accuracy = mean_std([record["val_accuracy"] for record in records], 100, 1, " %")
             points = f"**{found.points:+.1f} points** ({found.low:+.1f} to {found.high:+.1f})"
@@ -281,7 +354,8 @@ def findings(groups, base, seconds=True):
         elif name != base:
             without.append(f"{what} ({found.points:+.1f}{more}; n = {len(records)})")
     return "\n".join(
-        [line for _, line in sorted(lines)] + [f"* no effect on the accuracy was measured: {'; '.join(without)}"] * bool(without)
+        [line for _, line in sorted(lines)]
+        + [f"* no effect on the accuracy was measured: {'; '.join(without)}"] * bool(without)
     )
 
 
@@ -290,11 +364,26 @@ def plot_effects(groups, base, seconds=True):
 
     Returns {name: (Effect, seconds more than `base`)}, the most accurate first.
     """
-    time = {name: statistics.mean(record["seconds"] for record in records) for name, records in groups.items()}
-    effects = {name: (effect(records, groups[base]), time[name] - time[base]) for name, records in groups.items() if name != base}
+    time = {
+        name: statistics.mean(record["seconds"] for record in records)
+        for name, records in groups.items()
+    }
+    effects = {
+        name: (effect(records, groups[base]), time[name] - time[base])
+        for name, records in groups.items()
+        if name != base
+    }
     effects = dict(sorted(effects.items(), key=lambda item: -item[1][0].points))
     size, widths = (11, 1.5 + 0.36 * len(effects)), (2, 1) if seconds else (1,)
-    figure, axes = plt.subplots(1, len(widths), figsize=size, width_ratios=widths, sharey=True, squeeze=False, facecolor="white")
+    figure, axes = plt.subplots(
+        1,
+        len(widths),
+        figsize=size,
+        width_ratios=widths,
+        sharey=True,
+        squeeze=False,
+        facecolor="white",
+    )
     for row, (found, more) in enumerate(effects.values()):
         colour = (GREEN if found.points > 0 else ORANGE) if found.measured else GREY
         axes[0, 0].plot([found.low, found.high], [row, row], color=colour, linewidth=2)
@@ -304,7 +393,9 @@ def plot_effects(groups, base, seconds=True):
             axes[0, 1].set_xlabel("seconds of training", fontsize=11)
     axes[0, 0].set_yticks(range(len(effects)), effects, fontsize=12)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlabel(f"points of accuracy against {base}, 95 % interval; grey: no effect measured", fontsize=11)
+    axes[0, 0].set_xlabel(
+        f"points of accuracy against {base}, 95 % interval; grey: no effect measured", fontsize=11
+    )
     for axis in axes.flat:
         axis.axvline(0, color="black", linewidth=1)
         axis.grid(alpha=0.3)
@@ -327,15 +418,32 @@ def plot_race(groups, mark=0.85):
     """Test accuracy against training seconds, mean over the seeds. Returns {name: [seconds to `mark` of each run]}."""
     figure, axis = plt.subplots(figsize=(9, 5), facecolor="white")
     reached = {}
-    raced = {name: records for name, records in groups.items() if "test_accuracy" in records[0]}  # no validation runs
+    raced = {
+        name: records for name, records in groups.items() if "test_accuracy" in records[0]
+    }  # no validation runs
     for (name, records), colour in zip(raced.items(), COLOURS * 9, strict=False):
-        seconds = np.cumsum([[epoch["seconds"] for epoch in record["history"]] for record in records], axis=1).mean(0)
-        accuracy = np.mean([[epoch["test_accuracy"] for epoch in record["history"]] for record in records], axis=0)
-        axis.plot(seconds, 100 * accuracy, color=colour, marker="o", markersize=3, label=f"{name} (n = {len(records)})")
+        seconds = np.cumsum(
+            [[epoch["seconds"] for epoch in record["history"]] for record in records], axis=1
+        ).mean(0)
+        accuracy = np.mean(
+            [[epoch["test_accuracy"] for epoch in record["history"]] for record in records], axis=0
+        )
+        axis.plot(
+            seconds,
+            100 * accuracy,
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=f"{name} (n = {len(records)})",
+        )
         reached[name] = [seconds_to(mark, record["history"]) for record in records]
     axis.axhline(100 * mark, color=GREY, linestyle=":")
     axis.set_xscale("log")
-    ticks = [s for s in (5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600, 7200) if s < 2 * axis.get_xlim()[1]]
+    ticks = [
+        s
+        for s in (5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600, 7200)
+        if s < 2 * axis.get_xlim()[1]
+    ]
     axis.set_xticks(ticks, [str(s) for s in ticks])
     axis.minorticks_off()
     axis.text(ticks[0], 100 * mark + 0.5, f"pass mark, {mark:.0%}", color=GREY, fontsize=11)
@@ -355,12 +463,27 @@ def plot_pareto(groups, published):
     """
     figure, axis = plt.subplots(figsize=(9, 6), facecolor="white")
     ours = {
-        name: (records[0]["parameters"], 100 * statistics.mean(record["test_accuracy"] for record in records))
+        name: (
+            records[0]["parameters"],
+            100 * statistics.mean(record["test_accuracy"] for record in records),
+        )
         for name, records in groups.items()
     }
     theirs = {point["name"]: (point["parameters"], 100 * point["accuracy"]) for point in published}
-    axis.plot(*zip(*ours.values(), strict=True), "o", color=BLUE, markersize=9, label="trained here, last epoch")
-    axis.plot(*zip(*theirs.values(), strict=True), "s", color=GREY, markersize=7, label="published by others, by their own rules")
+    axis.plot(
+        *zip(*ours.values(), strict=True),
+        "o",
+        color=BLUE,
+        markersize=9,
+        label="trained here, last epoch",
+    )
+    axis.plot(
+        *zip(*theirs.values(), strict=True),
+        "s",
+        color=GREY,
+        markersize=7,
+        label="published by others, by their own rules",
+    )
     axis.axvline(200_000, color=ORANGE, linestyle="--")
     axis.axhline(85, color=GREY, linestyle=":")
     axis.set_xscale("log")
@@ -375,12 +498,25 @@ def plot_pareto(groups, published):
     axis.legend(fontsize=11, loc="lower right")
     figure.tight_layout()
     drawn = ours | theirs
-    taken = [Bbox.from_bounds(x - 9, y - 7, 18, 14) for x, y in axis.transData.transform(list(drawn.values()))]
+    taken = [
+        Bbox.from_bounds(x - 9, y - 7, 18, 14)
+        for x, y in axis.transData.transform(list(drawn.values()))
+    ]
     for name, point in drawn.items():
-        style = dict(fontsize=12, fontweight="bold", color=BLUE) if name in ours else dict(fontsize=10, color=GREY)
-        places = [(9 * s, y - 4, side) for y in (0, 12, -12, 24, -24, 36, -36) for s, side in ((1, "left"), (-1, "right"), (0, "center"))]
+        style = (
+            dict(fontsize=12, fontweight="bold", color=BLUE)
+            if name in ours
+            else dict(fontsize=10, color=GREY)
+        )
+        places = [
+            (9 * s, y - 4, side)
+            for y in (0, 12, -12, 24, -24, 36, -36)
+            for s, side in ((1, "left"), (-1, "right"), (0, "center"))
+        ]
         for x, y, side in places:
-            label = axis.annotate(name, point, xytext=(x, y), textcoords="offset points", ha=side, **style)
+            label = axis.annotate(
+                name, point, xytext=(x, y), textcoords="offset points", ha=side, **style
+            )
             box = label.get_window_extent(figure.canvas.get_renderer())
             if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
                 break
@@ -425,9 +561,14 @@ def stamp_badges():
     for path in [ROOT / "S9_Final.ipynb", *sorted((ROOT / "experiments").glob("*.ipynb"))]:
         book = json.loads(path.read_text())
         first = book["cells"][0]
-        first["source"] = fill("".join(first["source"]), "badges", badges(path.relative_to(ROOT), name)).splitlines(keepends=True)
+        first["source"] = fill(
+            "".join(first["source"]), "badges", badges(path.relative_to(ROOT), name)
+        ).splitlines(keepends=True)
         for cell in book["cells"]:
-            cell["source"] = [re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{name}"', line) for line in cell["source"]]
+            cell["source"] = [
+                re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{name}"', line)
+                for line in cell["source"]
+            ]
         path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
         print(f"{path.name}: {name}")
 
@@ -435,7 +576,10 @@ def stamp_badges():
 def networks(groups):
     """The longest training of each network that was tested: {network: records}."""
     tested = [records for records in groups.values() if "test_accuracy" in records[0]]
-    return {records[0]["model"]: records for records in sorted(tested, key=lambda records: records[0]["recipe"]["epochs"])}
+    return {
+        records[0]["model"]: records
+        for records in sorted(tested, key=lambda records: records[0]["recipe"]["epochs"])
+    }
 
 
 def published():
@@ -446,8 +590,13 @@ def published():
 def most_accurate(groups):
     """The record: accuracy, parameters and time of `frontier`, beside the best that others have published within the budget."""
     records = groups["frontier-frontier"]
-    accuracy, flipped = ([record[key] for record in records] for key in ("test_accuracy", "test_accuracy_flip"))
-    best = max((point for point in published() if point["parameters"] < 200_000), key=lambda point: point["accuracy"])
+    accuracy, flipped = (
+        [record[key] for record in records] for key in ("test_accuracy", "test_accuracy_flip")
+    )
+    best = max(
+        (point for point in published() if point["parameters"] < 200_000),
+        key=lambda point: point["accuracy"],
+    )
     minutes = statistics.mean(record["seconds"] for record in records) / 60
     return (
         f"**{mean_std(accuracy, 100, unit=' %')} on the test set with {records[0]['parameters']:,} parameters**: `frontier`, "
@@ -477,7 +626,11 @@ def headline(groups):
     )
     race = ROOT / "results" / "bench" / "sprint.json"
     if race.exists() and "times_faster" in (found := json.loads(race.read_text())):
-        ours, theirs, n = found["sprint"]["median"], found["compact"]["median"], len(found["sprint"]["seconds"])
+        ours, theirs, n = (
+            found["sprint"]["median"],
+            found["compact"]["median"],
+            len(found["sprint"]["seconds"]),
+        )
         text += (
             f"\n\n`compact`, the best of five published student networks, takes {theirs:,.0f} s to its first epoch at 85 % on the same "
             f"machine in the same run, the sprint {ours:,.0f} s: **{found['times_faster']:.1f} times faster** (medians, n = {n} each; the "
@@ -487,23 +640,78 @@ def headline(groups):
 
 
 COMPARED = (  # (notebook, what is compared with what, the latter's run, the others: a pattern)
-    ("01_depthwise", "depthwise-separable against dense 3x3 convolutions", "dense", "(?!.*20epochs)separable.*"),
+    (
+        "01_depthwise",
+        "depthwise-separable against dense 3x3 convolutions",
+        "dense",
+        "(?!.*20epochs)separable.*",
+    ),
     ("01_depthwise", "larger depthwise kernels, at equal width", "separable", "separable-[57]"),
-    ("01_depthwise", "against the dense ones in twice the epochs, about half of the time", "dense-20epochs", "separable-wide"),
+    (
+        "01_depthwise",
+        "against the dense ones in twice the epochs, about half of the time",
+        "dense-20epochs",
+        "separable-wide",
+    ),
     ("01_depthwise", "both in 20 epochs", "dense-20epochs", "separable-wide-20epochs"),
-    ("02_dilated", "other ways to see far, against two strides and no dilation", "dilation-1", "(?!.*epochs).*"),
+    (
+        "02_dilated",
+        "other ways to see far, against two strides and no dilation",
+        "dilation-1",
+        "(?!.*epochs).*",
+    ),
     ("02_dilated", "on the larger map, against no dilation", "plain-map", "dilated-map"),
     ("02_dilated", "no dilation in 20 epochs", "dilation-1-20epochs", "dilation-2-20epochs"),
     ("03_augmentation", "augmentation against none, 3 epochs", "net-none-3", "net-.*-3"),
-    ("03_augmentation", "augmentation against none, 10 epochs", "net-none-10", "net-(flip|ssr|cutout|all)-10"),
+    (
+        "03_augmentation",
+        "augmentation against none, 10 epochs",
+        "net-none-10",
+        "net-(flip|ssr|cutout|all)-10",
+    ),
     ("03_augmentation", "augmentation against none, 30 epochs", "net-none-30", "net-.*-30"),
-    ("03_augmentation", "`compact` with its own recipe, 10 epochs", "compact-none-10", "compact-all-10"),
-    ("03_augmentation", "`compact` with its own recipe, 30 epochs", "compact-none-30", "compact-all-30"),
-    ("03_augmentation", "other holes than the assignment's 16x16, 10 epochs", "net-cutout-10", r"net-cutout-\d+-10"),
-    ("03_augmentation", "stronger than shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs", "net-ssr-10", "net-ssr-[a-z]+-10"),
-    ("03_augmentation", "all three, each on half of the images, 10 epochs", "net-all-10", "net-all-always-10"),
-    ("04_mistakes", "common mistakes, against the same training without them", "right", "(?!onecycle).*"),
-    ("04_mistakes", "one more, against the schedule as it is meant", "onecycle", "onecycle-per-epoch"),
+    (
+        "03_augmentation",
+        "`compact` with its own recipe, 10 epochs",
+        "compact-none-10",
+        "compact-all-10",
+    ),
+    (
+        "03_augmentation",
+        "`compact` with its own recipe, 30 epochs",
+        "compact-none-30",
+        "compact-all-30",
+    ),
+    (
+        "03_augmentation",
+        "other holes than the assignment's 16x16, 10 epochs",
+        "net-cutout-10",
+        r"net-cutout-\d+-10",
+    ),
+    (
+        "03_augmentation",
+        "stronger than shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs",
+        "net-ssr-10",
+        "net-ssr-[a-z]+-10",
+    ),
+    (
+        "03_augmentation",
+        "all three, each on half of the images, 10 epochs",
+        "net-all-10",
+        "net-all-always-10",
+    ),
+    (
+        "04_mistakes",
+        "common mistakes, against the same training without them",
+        "right",
+        "(?!onecycle).*",
+    ),
+    (
+        "04_mistakes",
+        "one more, against the schedule as it is meant",
+        "onecycle",
+        "onecycle-per-epoch",
+    ),
 )
 
 
@@ -512,9 +720,16 @@ def found():
     lines = []
     for notebook, title, base, pattern in COMPARED:
         groups = load_records(f"{notebook}/*.json")
-        chosen = {name: records for name, records in groups.items() if name == base or re.fullmatch(pattern, name)}
+        chosen = {
+            name: records
+            for name, records in groups.items()
+            if name == base or re.fullmatch(pattern, name)
+        }
         plain = mean_std([record["val_accuracy"] for record in groups[base]], 100, 1, " %")
-        lines += [f"[`{notebook}`](experiments/{notebook}.ipynb): {title}, {plain}\n", findings(chosen, base, seconds=False) + "\n"]
+        lines += [
+            f"[`{notebook}`](experiments/{notebook}.ipynb): {title}, {plain}\n",
+            findings(chosen, base, seconds=False) + "\n",
+        ]
     return "\n".join(lines).strip()
 
 
@@ -523,11 +738,22 @@ def readme_parts():
     groups = load_records()
     speeds = json.loads((ROOT / "results" / "bench" / "engines.json").read_text())
     rows = [f"| {name} | {speed:,} |" for name, speed in speeds["images_per_second"].items()]
-    engines = "\n".join([f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows])
+    engines = "\n".join(
+        [f"| making batches, {speeds['cores']} cores | images/s |", "|---|---:|", *rows]
+    )
     changes = findings(load_records("05_sprint/*.json"), "sprint")
-    table = results_table(groups | load_records("00_five_networks/*.json"))  # its validation runs are left out
+    table = results_table(
+        groups | load_records("00_five_networks/*.json")
+    )  # its validation runs are left out
     record = most_accurate(groups)
-    return {"record": record, "headline": headline(groups), "results": table, "found": found(), "changes": changes, "engines": engines}
+    return {
+        "record": record,
+        "headline": headline(groups),
+        "results": table,
+        "found": found(),
+        "changes": changes,
+        "engines": engines,
+    }
 
 
 def write_readme():
@@ -536,7 +762,9 @@ def write_readme():
     groups = load_records()
     plot_pareto(networks(groups), published())
     plt.savefig(ROOT / "images" / "pareto.png", dpi=110)
-    device = groups["net-sprint"][0]["device"]  # a race is run on one machine, with as many threads for each
+    device = groups["net-sprint"][0][
+        "device"
+    ]  # a race is run on one machine, with as many threads for each
     plot_race({name: records for name, records in groups.items() if records[0]["device"] == device})
     plt.savefig(ROOT / "images" / "race.png", dpi=110)
     readme = ROOT / "README.md"

@@ -32,7 +32,11 @@ def pick_device(name=None):
 
     Raises TrainingError where it is asked for and not there.
     """
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    found = (
+        torch.accelerator.current_accelerator()
+        if torch.accelerator.is_available()
+        else torch.device("cpu")
+    )
     if name is None:
         return found
     try:
@@ -40,7 +44,9 @@ def pick_device(name=None):
     except RuntimeError:
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
     if device.type not in ("cpu", found.type):
-        raise TrainingError(f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out.")
+        raise TrainingError(
+            f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out."
+        )
     return device
 
 
@@ -67,7 +73,10 @@ def cpu_features():
 
     Not told by torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512 processor.
     """
-    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):  # what ATEN_CPU_CAPABILITY forbids does not count
+    if torch.backends.cpu.get_cpu_capability() in (
+        "AVX2",
+        "NO AVX",
+    ):  # what ATEN_CPU_CAPABILITY forbids does not count
         return set()
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
@@ -97,9 +106,13 @@ def pick_precision(device, wanted="auto"):
     if wanted == "auto":
         return native[0]
     if wanted not in PRECISIONS:
-        raise ValueError(f"{source} is {wanted!r}; it must be one of auto, {', '.join(PRECISIONS)}.")
+        raise ValueError(
+            f"{source} is {wanted!r}; it must be one of auto, {', '.join(PRECISIONS)}."
+        )
     if wanted not in native:
-        _warn_once(f"{wanted} is emulated on this device ({describe_device(device)}): slow; {native[0]} is fast here.")
+        _warn_once(
+            f"{wanted} is emulated on this device ({describe_device(device)}): slow; {native[0]} is fast here."
+        )
     return wanted
 
 

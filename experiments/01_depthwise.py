@@ -17,8 +17,12 @@ class Plan(FourBlocks):
         super().__init__()
         first, wide = conv_block(3, width, kernel=4, stride=2, padding=1), 2 * width
         self.c1 = nn.Sequential(first, Residual(block(width, width, kernel)))  # 16x16
-        self.c2 = nn.Sequential(block(width, wide, kernel, stride=2), Residual(block(wide, wide, kernel)))  # 8x8
-        self.c3 = nn.Sequential(Residual(block(wide, wide, kernel)), Residual(block(wide, wide, kernel)))
+        self.c2 = nn.Sequential(
+            block(width, wide, kernel, stride=2), Residual(block(wide, wide, kernel))
+        )  # 8x8
+        self.c3 = nn.Sequential(
+            Residual(block(wide, wide, kernel)), Residual(block(wide, wide, kernel))
+        )
         self.c4 = block(wide, wide, kernel)
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(wide, NUM_CLASSES))
@@ -44,5 +48,11 @@ RUNS = [
     line("separable-5", "separable 5x5, equal width", separable_block, DENSE, 5),
     line("separable-7", "separable 7x7, equal width", separable_block, DENSE, 7),
     line("dense-20epochs", "dense 3x3, 20 epochs", conv_block, DENSE, epochs=20),
-    line("separable-wide-20epochs", "separable 3x3, equal parameters, 20 epochs", separable_block, SEPARABLE, epochs=20),
+    line(
+        "separable-wide-20epochs",
+        "separable 3x3, equal parameters, 20 epochs",
+        separable_block,
+        SEPARABLE,
+        epochs=20,
+    ),
 ]

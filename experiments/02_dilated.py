@@ -15,7 +15,9 @@ class Dilated(FourBlocks):
 
     def __init__(self, *dilations):
         super().__init__()
-        self.c1 = nn.Sequential(conv_block(3, 32, kernel=4, stride=2, padding=1), Residual(conv_block(32, 32)))  # 16x16
+        self.c1 = nn.Sequential(
+            conv_block(3, 32, kernel=4, stride=2, padding=1), Residual(conv_block(32, 32))
+        )  # 16x16
         self.c2 = nn.Sequential(conv_block(32, 64, stride=2), Residual(conv_block(64, 64)))  # 8x8
         self.c3 = nn.Sequential(*(Residual(conv_block(64, 64, dilation=d)) for d in dilations[:2]))
         self.c4 = Residual(conv_block(64, 64, dilation=dilations[2]))
@@ -32,7 +34,9 @@ class Reach(Dilated):
         d = 2 if way == "dilation" else 1
         super().__init__(d, d, d)
         shrink = [nn.AvgPool2d(2)] if way == "average" else []
-        self.c2 = nn.Sequential(conv_block(32, 64), *shrink, Residual(conv_block(64, 64, dilation=d)))
+        self.c2 = nn.Sequential(
+            conv_block(32, 64), *shrink, Residual(conv_block(64, 64, dilation=d))
+        )
 
 
 def line(name, what, network, *plan, seeds=3, **change):
@@ -49,7 +53,12 @@ RUNS = [
     line("dilation-3", "dilation 3 at 8x8", Dilated, 3, 3, 3),
     line("dilation-123", "dilations 1, 2, 3 at 8x8", Dilated, 1, 2, 3),
     line("average", "average pooling instead of the second stride", Reach, "average"),
-    line("dilated-map", "dilation 2 instead of the second stride, 16x16 to the end", Reach, "dilation"),
+    line(
+        "dilated-map",
+        "dilation 2 instead of the second stride, 16x16 to the end",
+        Reach,
+        "dilation",
+    ),
     line("plain-map", "no second stride, 16x16 to the end", Reach, "nothing"),
     line("dilation-1-20epochs", "no dilation at 8x8, 20 epochs", Dilated, 1, 1, 1, epochs=20),
     line("dilation-2-20epochs", "dilation 2 at 8x8, 20 epochs", Dilated, 2, 2, 2, epochs=20),

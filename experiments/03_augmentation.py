@@ -46,7 +46,15 @@ def line(name, epochs, network="net", seeds=3):
     if network == "net":
         change |= dict(engine="albumentations", views=())
     recipe = "sprint" if network == "net" else network
-    return Run(f"{network}-{name}-{epochs}", recipe, seeds, change=change, model=network, validate=True, what=what)
+    return Run(
+        f"{network}-{name}-{epochs}",
+        recipe,
+        seeds,
+        change=change,
+        model=network,
+        validate=True,
+        what=what,
+    )
 
 
 RUNS = [

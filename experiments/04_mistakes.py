@@ -18,7 +18,12 @@ HALF = (0.5, 0.5, 0.5)
 def zoomed():
     """What `scale_limit=(0.9, 1.1)` asks of ShiftScaleRotate: 1 is added, so the images are magnified 1.9 to 2.1 times."""
     return A.Affine(
-        translate_percent=(-0.0625, 0.0625), scale=(1.9, 2.1), rotate=(-15, 15), keep_ratio=True, fill=dataset._bytes(dataset.MEAN), p=0.5
+        translate_percent=(-0.0625, 0.0625),
+        scale=(1.9, 2.1),
+        rotate=(-15, 15),
+        keep_ratio=True,
+        fill=dataset._bytes(dataset.MEAN),
+        p=0.5,
     )
 
 
@@ -51,7 +56,9 @@ class Replayed(dataset.AlbumentationsBatches):
             dataset._seed_worker = seed
 
 
-def make_replayed(images, labels, batch_size, augment, engine="albumentations", train=True, seed=0, device="cpu"):
+def make_replayed(
+    images, labels, batch_size, augment, engine="albumentations", train=True, seed=0, device="cpu"
+):
     """dataset.make_batches with Replayed for the training images."""
     if not train:
         return make_batches(images, labels, batch_size, augment, train=False, device=device)
@@ -90,17 +97,40 @@ ONECYCLE = dict(optimizer="sgd", lr=0.5, schedule="onecycle", warmup=0.3)
 
 
 def line(name, what, change=None, seeds=3, **details):
-    return Run(name, "sprint", seeds, change=STANDARD | (change or {}), validate=True, what=what, **details)
+    return Run(
+        name, "sprint", seeds, change=STANDARD | (change or {}), validate=True, what=what, **details
+    )
 
 
 RUNS = [
     line("right", "nothing", seeds=5),
-    line("ignored-arguments", "CoarseDropout with 1.x argument names: ignored, default holes", dict(augment="mistakes: defaults")),
-    line("black-hole", "hole filled with 0.49 instead of 0.49 x 255: black", dict(augment="mistakes: black")),
-    line("zoomed", "scale_limit=(0.9, 1.1): magnified 1.9 to 2.1 times", dict(augment="mistakes: zoomed")),
+    line(
+        "ignored-arguments",
+        "CoarseDropout with 1.x argument names: ignored, default holes",
+        dict(augment="mistakes: defaults"),
+    ),
+    line(
+        "black-hole",
+        "hole filled with 0.49 instead of 0.49 x 255: black",
+        dict(augment="mistakes: black"),
+    ),
+    line(
+        "zoomed",
+        "scale_limit=(0.9, 1.1): magnified 1.9 to 2.1 times",
+        dict(augment="mistakes: zoomed"),
+    ),
     line("half", "normalised with mean 0.5 and std 0.5", dict(augment="mistakes: half"), seeds=5),
-    line("replayed", "workers that replay one random stream", replace=dict(make_batches=make_replayed)),
+    line(
+        "replayed",
+        "workers that replay one random stream",
+        replace=dict(make_batches=make_replayed),
+    ),
     line("log-softmax", "log-softmax before the cross-entropy", model=log_softmax),
     line("onecycle", "SGD with OneCycleLR, stepped each batch", ONECYCLE),
-    line("onecycle-per-epoch", "SGD with OneCycleLR, stepped each epoch", ONECYCLE, replace=dict(make_schedule=stepped_per_epoch)),
+    line(
+        "onecycle-per-epoch",
+        "SGD with OneCycleLR, stepped each epoch",
+        ONECYCLE,
+        replace=dict(make_schedule=stepped_per_epoch),
+    ),
 ]

@@ -32,7 +32,9 @@ def whitened():
     """
     network = Net()
     images = torch.from_numpy(DATA.train_images[split(DATA.train_labels)[0][::9]]).float() / 255
-    images = ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)  # (5000, 3, 32, 32)
+    images = ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(
+        0, 3, 1, 2
+    )  # (5000, 3, 32, 32)
     patches = F.unfold(images, 4, stride=2).permute(0, 2, 1).reshape(-1, 48)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (directions / (variances + 0.01).sqrt()).T[-16:].reshape(16, 3, 4, 4)
@@ -75,8 +77,12 @@ def fast_biases(model, recipe, factor=8):
     biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     others = optimizer.param_groups[-1]
     others["params"] = [p for p in others["params"] if all(p is not bias for bias in biases)]
-    optimizer.add_param_group(dict(params=biases, lr=factor * recipe.lr, weight_decay=recipe.weight_decay / factor))
-    optimizer.param_groups.insert(0, optimizer.param_groups.pop())  # the last group's learning rate is the one recorded
+    optimizer.add_param_group(
+        dict(params=biases, lr=factor * recipe.lr, weight_decay=recipe.weight_decay / factor)
+    )
+    optimizer.param_groups.insert(
+        0, optimizer.param_groups.pop()
+    )  # the last group's learning rate is the one recorded
     return optimizer
 
 
@@ -89,7 +95,9 @@ class Lookahead(Muon):
     def step(self):
         super().step()
         self.steps += 1
-        for weight in (w for group in self.param_groups for w in group["params"] if self.steps % 5 == 0):
+        for weight in (
+            w for group in self.param_groups for w in group["params"] if self.steps % 5 == 0
+        ):
             slow = self.state[weight].setdefault("slow", weight.clone())
             weight.copy_(slow.lerp_(weight, 0.5))
 
@@ -108,7 +116,10 @@ class Alternating(DeviceBatches):
     """Each image is mirrored in every other epoch, half of them in the even ones. Jordan 2024, arXiv:2404.00498."""
 
     def flipped(self, generator):
-        first = torch.rand(len(self.labels), 1, generator=torch.Generator().manual_seed(self.seed)) < 0.5
+        first = (
+            torch.rand(len(self.labels), 1, generator=torch.Generator().manual_seed(self.seed))
+            < 0.5
+        )
         return first ^ bool(self.epoch % 2)
 
 
@@ -138,17 +149,27 @@ class Pruned(DeviceBatches):
         return self.used
 
 
-def make_pruned(images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"):
+def make_pruned(
+    images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"
+):
     """dataset.make_batches with Pruned for the training images."""
-    return (Pruned if train else DeviceBatches)(images, labels, batch_size, augment, train, seed, device)
+    return (Pruned if train else DeviceBatches)(
+        images, labels, batch_size, augment, train, seed, device
+    )
 
 
-def make_alternating(images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"):
+def make_alternating(
+    images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"
+):
     """dataset.make_batches with Alternating for the training images."""
-    return (Alternating if train else DeviceBatches)(images, labels, batch_size, augment, train, seed, device)
+    return (Alternating if train else DeviceBatches)(
+        images, labels, batch_size, augment, train, seed, device
+    )
 
 
-def pruned_epoch(model, batches, recipe, optimizer, schedule, scaler, precision, description, progress):
+def pruned_epoch(
+    model, batches, recipe, optimizer, schedule, scaler, precision, description, progress
+):
     """train._train_epoch, with a weight for each image and a note of its loss; loss and accuracy are those of the images used."""
     model.train()
     total, correct, count = 0.0, 0, 0
@@ -156,13 +177,19 @@ def pruned_epoch(model, batches, recipe, optimizer, schedule, scaler, precision,
         used = batches.used[count : count + len(labels)]
         with autocast("cpu", precision):
             logits = model(images)
-        losses = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        losses = F.cross_entropy(
+            logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none"
+        )
         optimizer.zero_grad(set_to_none=True)
         (losses * batches.weights[used]).mean().backward()
         optimizer.step()
         schedule.step()
         batches.losses[used] = losses.detach()
-        total, correct, count = total + losses.sum().item(), correct + (logits.argmax(1) == labels).sum().item(), count + len(labels)
+        total, correct, count = (
+            total + losses.sum().item(),
+            correct + (logits.argmax(1) == labels).sum().item(),
+            count + len(labels),
+        )
     return total / count, correct / count
 
 
@@ -193,25 +220,76 @@ LATER = ((0.3, 32, 0, 24), (0.5, 32, 0, 28))
 PRUNED = dict(make_batches=make_pruned, _train_epoch=pruned_epoch)
 RUNS = [
     validated("sprint", "nothing", seeds=5),
-    validated("sgd", "SGD (Nesterov, lr 0.5) for all weights instead of Muon", change=dict(optimizer="sgd", nesterov=True, lr=0.5)),
+    validated(
+        "sgd",
+        "SGD (Nesterov, lr 0.5) for all weights instead of Muon",
+        change=dict(optimizer="sgd", nesterov=True, lr=0.5),
+    ),
     validated("8-epochs", "8 epochs instead of 10", change=dict(epochs=8)),
     validated("pruned", "half of the 40 % easiest images left out", replace=PRUNED),
-    validated("pruned-12-epochs", "half of the 40 % easiest images left out, 12 epochs", change=dict(epochs=12), replace=PRUNED),
+    validated(
+        "pruned-12-epochs",
+        "half of the 40 % easiest images left out, 12 epochs",
+        change=dict(epochs=12),
+        replace=PRUNED,
+    ),
     validated("whitened", "first layer whitens the patches and is frozen", model=whitened),
     validated("dirac", "dense 3x3 convolutions start as the identity", model=dirac),
-    validated("fast-biases", "BatchNorm biases learn 8 times as fast", replace=dict(make_optimizer=fast_biases)),
-    validated("alternating-flip", "each image mirrored in every other epoch", replace=dict(make_batches=make_alternating)),
-    validated("lookahead", "Lookahead: every 5 steps half of the way back", replace=dict(make_optimizer=lookahead)),
+    validated(
+        "fast-biases",
+        "BatchNorm biases learn 8 times as fast",
+        replace=dict(make_optimizer=fast_biases),
+    ),
+    validated(
+        "alternating-flip",
+        "each image mirrored in every other epoch",
+        replace=dict(make_batches=make_alternating),
+    ),
+    validated(
+        "lookahead",
+        "Lookahead: every 5 steps half of the way back",
+        replace=dict(make_optimizer=lookahead),
+    ),
     validated("narrow", "16 instead of 32 channels at 16x16", model=narrow),
-    validated("adaptive-pool", "nn.AdaptiveAvgPool2d instead of a channels-last mean", model=adaptive_pool),
-    validated("crops-22-26", "22x22 crops, in the second half 26x26", change=dict(views=((0, 32, 0, 22), (0.5, 32, 0, 26)))),
-    validated("batch-256", "batch 256 (lr 0.4, Muon 0.07) instead of 512", change=dict(batch_size=256, lr=0.4, muon_lr=0.07)),
+    validated(
+        "adaptive-pool", "nn.AdaptiveAvgPool2d instead of a channels-last mean", model=adaptive_pool
+    ),
+    validated(
+        "crops-22-26",
+        "22x22 crops, in the second half 26x26",
+        change=dict(views=((0, 32, 0, 22), (0.5, 32, 0, 26))),
+    ),
+    validated(
+        "batch-256",
+        "batch 256 (lr 0.4, Muon 0.07) instead of 512",
+        change=dict(batch_size=256, lr=0.4, muon_lr=0.07),
+    ),
     validated("nchw", "NCHW memory instead of channels-last", change=dict(channels_last=False)),
     validated("float32", "float32 instead of bfloat16", change=dict(precision="float32")),
-    validated("progressive-resizing", "images shrunk to 24x24, then whole, instead of crops", change=dict(views=GROWING)),
-    validated("compiled", "torch.compile, its compilation counted", replace=dict(_train_epoch=compiled_epoch)),
-    validated("whole-images", "whole images, shifted by up to 4 pixels, instead of crops", change=dict(augment="flip_shift", views=())),
+    validated(
+        "progressive-resizing",
+        "images shrunk to 24x24, then whole, instead of crops",
+        change=dict(views=GROWING),
+    ),
+    validated(
+        "compiled",
+        "torch.compile, its compilation counted",
+        replace=dict(_train_epoch=compiled_epoch),
+    ),
+    validated(
+        "whole-images",
+        "whole images, shifted by up to 4 pixels, instead of crops",
+        change=dict(augment="flip_shift", views=()),
+    ),
     validated("no-label-smoothing", "no label smoothing", change=dict(label_smoothing=0.0)),
-    validated("crops-24-longer", "28x28 crops from 0.7 of the epochs on, not half", change=dict(views=((0, 32, 0, 24), (0.7, 32, 0, 28)))),
-    validated("crops-20-first", "20x20 crops in the first 0.3 of the epochs", change=dict(views=((0, 32, 0, 20), *LATER))),
+    validated(
+        "crops-24-longer",
+        "28x28 crops from 0.7 of the epochs on, not half",
+        change=dict(views=((0, 32, 0, 24), (0.7, 32, 0, 28))),
+    ),
+    validated(
+        "crops-20-first",
+        "20x20 crops in the first 0.3 of the epochs",
+        change=dict(views=((0, 32, 0, 20), *LATER)),
+    ),
 ]

@@ -7,7 +7,15 @@ is asked of each: how accurate is it after about the same time, and what does an
 import torch
 from torch import nn
 
-from model import MODELS, NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_block, separable_block
+from model import (
+    MODELS,
+    NUM_CLASSES,
+    FourBlocks,
+    GlobalAveragePool,
+    Residual,
+    conv_block,
+    separable_block,
+)
 from train import Run
 
 
@@ -19,10 +27,18 @@ class Residuals(FourBlocks):
     def __init__(self, widths, depths):
         super().__init__()
         a, b, c = widths
-        self.c1 = nn.Sequential(conv_block(3, a), *(Residual(conv_block(a, a)) for _ in range(depths[0])))
-        self.c2 = nn.Sequential(conv_block(a, b, stride=2), *(Residual(conv_block(b, b)) for _ in range(depths[1])))
-        self.c3 = nn.Sequential(conv_block(b, c, stride=2), *(Residual(conv_block(c, c)) for _ in range(depths[2])))
-        self.c4 = nn.Sequential(Residual(conv_block(c, c, dilation=2)), Residual(separable_block(c, c)))
+        self.c1 = nn.Sequential(
+            conv_block(3, a), *(Residual(conv_block(a, a)) for _ in range(depths[0]))
+        )
+        self.c2 = nn.Sequential(
+            conv_block(a, b, stride=2), *(Residual(conv_block(b, b)) for _ in range(depths[1]))
+        )
+        self.c3 = nn.Sequential(
+            conv_block(b, c, stride=2), *(Residual(conv_block(c, c)) for _ in range(depths[2]))
+        )
+        self.c4 = nn.Sequential(
+            Residual(conv_block(c, c, dilation=2)), Residual(separable_block(c, c))
+        )
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(c, NUM_CLASSES))
 
@@ -38,7 +54,9 @@ class MixedDepthwise(nn.Module):
         quarter = channels // 4
         self.small = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter, bias=False)
         self.large = nn.Conv2d(quarter, quarter, 7, padding=3, groups=quarter, bias=False)
-        self.dilated = nn.Conv2d(quarter, quarter, 7, padding=9, dilation=3, groups=quarter, bias=False)
+        self.dilated = nn.Conv2d(
+            quarter, quarter, 7, padding=9, dilation=3, groups=quarter, bias=False
+        )
 
     def forward(self, x):
         kept, small, large, dilated = x.chunk(4, 1)
@@ -47,7 +65,11 @@ class MixedDepthwise(nn.Module):
 
 def mixed_block(channels, inner):
     """Depthwise, normalisation, then two 1x1 convolutions with a ReLU between: (N, channels, H, W), residual."""
-    mix = [nn.Conv2d(channels, inner, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(inner, channels, 1, bias=False)]
+    mix = [
+        nn.Conv2d(channels, inner, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inner, channels, 1, bias=False),
+    ]
     return Residual(MixedDepthwise(channels), nn.BatchNorm2d(channels), *mix)
 
 
@@ -58,7 +80,8 @@ class Mixed(FourBlocks):
         super().__init__()
         a, b = widths
         first, second = (
-            [mixed_block(width, int(expansion * width)) for _ in range(depth)] for width, depth in zip(widths, depths, strict=True)
+            [mixed_block(width, int(expansion * width)) for _ in range(depth)]
+            for width, depth in zip(widths, depths, strict=True)
         )
         self.c1 = nn.Sequential(conv_block(3, a), *first[:1])
         self.c2 = nn.Sequential(*first[1:])
@@ -83,16 +106,46 @@ def design(name, epochs, what, build, **change):
         return build()
 
     make.__name__ = name
-    return Run(name, "standard", 1, change=LONG | dict(epochs=epochs, **change), model=make, validate=True, what=what)
+    return Run(
+        name,
+        "standard",
+        1,
+        change=LONG | dict(epochs=epochs, **change),
+        model=make,
+        validate=True,
+        what=what,
+    )
 
 
 LONG = dict(augment="flip_shift", engine="device")
 RUNS = [
-    design("16-32-64", 19, "16, 32, 64 channels at 32x32, 16x16, 8x8", lambda: Residuals((16, 32, 64), (2, 3, 2))),
-    design("16-32-64-cutout", 19, "the same with cutout", lambda: Residuals((16, 32, 64), (2, 3, 2)), augment="flip_shift_cutout"),
-    design("16-32-64-decay", 19, "the same with weight decay in Muon", lambda: Residuals((16, 32, 64), (2, 3, 2)), muon_decay=0.02),
+    design(
+        "16-32-64",
+        19,
+        "16, 32, 64 channels at 32x32, 16x16, 8x8",
+        lambda: Residuals((16, 32, 64), (2, 3, 2)),
+    ),
+    design(
+        "16-32-64-cutout",
+        19,
+        "the same with cutout",
+        lambda: Residuals((16, 32, 64), (2, 3, 2)),
+        augment="flip_shift_cutout",
+    ),
+    design(
+        "16-32-64-decay",
+        19,
+        "the same with weight decay in Muon",
+        lambda: Residuals((16, 32, 64), (2, 3, 2)),
+        muon_decay=0.02,
+    ),
     design("net-deeper", 28, "net with four more residual convolutions at 16x16", widened),
-    design("24-40-56", 17, "24, 40, 56 channels, one residual convolution at 32x32", lambda: Residuals((24, 40, 56), (1, 3, 2))),
+    design(
+        "24-40-56",
+        17,
+        "24, 40, 56 channels, one residual convolution at 32x32",
+        lambda: Residuals((24, 40, 56), (1, 3, 2)),
+    ),
     design("net", 48, "net", MODELS["net"]),
     design("mixed", 2, "depthwise kernels of 3 and 7, dilated 7, at 32x32 and 16x16", Mixed),
 ]

@@ -23,7 +23,15 @@ def mixed():
 
 
 def line(name, epochs, seeds, what, augment="flip_shift", **details):
-    return Run(name, "frontier", seeds, change=dict(epochs=epochs, augment=augment), model=mixed, what=what, **details)
+    return Run(
+        name,
+        "frontier",
+        seeds,
+        change=dict(epochs=epochs, augment=augment),
+        model=mixed,
+        what=what,
+        **details,
+    )
 
 
 RUNS = [

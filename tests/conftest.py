@@ -30,4 +30,9 @@ def cifar():
 @pytest.fixture
 def small(cifar):
     """The first 600 training and 300 test images."""
-    return dataset.Cifar10(cifar.train_images[:600], cifar.train_labels[:600], cifar.test_images[:300], cifar.test_labels[:300])
+    return dataset.Cifar10(
+        cifar.train_images[:600],
+        cifar.train_labels[:600],
+        cifar.test_images[:300],
+        cifar.test_labels[:300],
+    )

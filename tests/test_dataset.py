@@ -59,8 +59,13 @@ def official_archive(cifar, folder):
     path = folder / d.ARCHIVE
     with tarfile.open(path, "w") as archive:
         for name, rows, truth in zip([*d.BATCHES, "test_batch"], images, labels, strict=True):
-            batch = {b"data": rows.transpose(0, 3, 1, 2).reshape(-1, 3072), b"labels": truth.tolist()}
-            content = pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            batch = {
+                b"data": rows.transpose(0, 3, 1, 2).reshape(-1, 3072),
+                b"labels": truth.tolist(),
+            }
+            content = pickle.dumps(batch, protocol=2).replace(
+                b"numpy._core.multiarray", b"numpy.core.multiarray"
+            )
             entry = tarfile.TarInfo(f"{d.FOLDER}/{name}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -195,7 +200,11 @@ def test_pipelines_build_and_run(name, cifar):
 
 
 def test_ignored_arguments_are_errors(monkeypatch):
-    monkeypatch.setitem(d.AUGMENTATIONS, "old", d.Augmentation((lambda: A.CoarseDropout(max_holes=1, max_height=16, p=1),)))
+    monkeypatch.setitem(
+        d.AUGMENTATIONS,
+        "old",
+        d.Augmentation((lambda: A.CoarseDropout(max_holes=1, max_height=16, p=1),)),
+    )
     with pytest.raises(UserWarning, match="max_h"):
         d.pipeline("old")
 
@@ -216,7 +225,9 @@ def test_scale_is_relative_to_one(cifar):
 @pytest.fixture
 def restless(monkeypatch):
     """A pipeline of which no two draws are alike."""
-    monkeypatch.setitem(d.AUGMENTATIONS, "restless", d.Augmentation((lambda: d.shift_scale_rotate(1.0, rotate=45),)))
+    monkeypatch.setitem(
+        d.AUGMENTATIONS, "restless", d.Augmentation((lambda: d.shift_scale_rotate(1.0, rotate=45),))
+    )
 
 
 def distinct(batches):
@@ -226,25 +237,38 @@ def distinct(batches):
 @pytest.mark.parametrize("workers", [0, 2, 4])
 def test_every_sample_of_every_epoch_is_fresh_and_repeatable(cifar, restless, workers):
     images = np.repeat(cifar.train_images[:1], 192, axis=0)
-    batches = d.make_batches(images, np.zeros(192), 16, "restless", "albumentations", seed=5, workers=workers)
+    batches = d.make_batches(
+        images, np.zeros(192), 16, "restless", "albumentations", seed=5, workers=workers
+    )
     first, second = distinct(batches), distinct(batches)
     assert (len(first), len(second), len(first | second)) == (192, 192, 384)
     batches.epoch = 0
     assert distinct(batches) == first
-    other = d.make_batches(images, np.zeros(192), 16, "restless", "albumentations", seed=6, workers=workers)
+    other = d.make_batches(
+        images, np.zeros(192), 16, "restless", "albumentations", seed=6, workers=workers
+    )
     assert not distinct(other) & first
 
 
 @pytest.mark.parametrize("name", ["none", "standard", "wide", "stacked"])
 def test_test_images_are_only_normalised(cifar, name):
-    batches = d.make_batches(cifar.test_images[:100], cifar.test_labels[:100], 64, name, train=False)
-    assert np.array_equal(np.concatenate([denormalise(images, name) for images, _ in batches]), cifar.test_images[:100])
-    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.tensor(cifar.test_labels[:100]).long())
+    batches = d.make_batches(
+        cifar.test_images[:100], cifar.test_labels[:100], 64, name, train=False
+    )
+    assert np.array_equal(
+        np.concatenate([denormalise(images, name) for images, _ in batches]),
+        cifar.test_images[:100],
+    )
+    assert torch.equal(
+        torch.cat([labels for _, labels in batches]), torch.tensor(cifar.test_labels[:100]).long()
+    )
 
 
 @pytest.mark.parametrize("engine", ["albumentations", "device"])
 def test_engines_agree_on_the_interface(cifar, engine):
-    batches = d.make_batches(cifar.train_images[:100], cifar.train_labels[:100], 64, "flip_shift", engine, workers=0)
+    batches = d.make_batches(
+        cifar.train_images[:100], cifar.train_labels[:100], 64, "flip_shift", engine, workers=0
+    )
     sizes = [(images.shape, images.dtype, labels.dtype) for images, labels in batches]
     assert sizes == [((n, 3, 32, 32), torch.float32, torch.int64) for n in (64, 36)]
     assert len(batches) == 2
@@ -259,7 +283,12 @@ def images_are_channels_last(batches):
 @pytest.mark.parametrize("engine", ["albumentations", "device"])
 def test_flip_mirrors_half_the_images_and_does_nothing_else(cifar, engine):
     images = np.repeat(cifar.train_images[:1], 400, axis=0)
-    pixels = np.concatenate([denormalise(x) for x, _ in d.make_batches(images, np.zeros(400), 100, "flip", engine, workers=0)])
+    pixels = np.concatenate(
+        [
+            denormalise(x)
+            for x, _ in d.make_batches(images, np.zeros(400), 100, "flip", engine, workers=0)
+        ]
+    )
     mirrored = (pixels == images[:, :, ::-1]).all((1, 2, 3))
     assert (mirrored | (pixels == images).all((1, 2, 3))).all()
     assert 150 < mirrored.sum() < 250
@@ -272,14 +301,21 @@ def test_shift_cuts_windows_from_the_reflected_image(cifar, engine):
     windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(9)}
     windows |= {np.frombuffer(w, np.uint8).reshape(32, 32, 3)[:, ::-1].tobytes() for w in windows}
     images = np.repeat(image[None], 2000, axis=0)
-    pixels = np.concatenate([denormalise(x) for x, _ in d.make_batches(images, np.zeros(2000), 500, "flip_shift", engine, workers=0)])
+    pixels = np.concatenate(
+        [
+            denormalise(x)
+            for x, _ in d.make_batches(images, np.zeros(2000), 500, "flip_shift", engine, workers=0)
+        ]
+    )
     assert {p.tobytes() for p in pixels} == windows  # all 162 of them, and nothing else
 
 
 @pytest.mark.parametrize("engine", ["albumentations", "device"])
 def test_cutout_blanks_one_hole_of_256_pixels(engine):
     images = np.full((50, 32, 32, 3), 255, np.uint8)
-    for batch, _ in d.make_batches(images, np.zeros(50), 50, "flip_shift_cutout", engine, workers=0):
+    for batch, _ in d.make_batches(
+        images, np.zeros(50), 50, "flip_shift_cutout", engine, workers=0
+    ):
         assert ((batch.abs() < 0.02).all(1).sum((1, 2)) == 256).all()
 
 
@@ -326,5 +362,7 @@ def test_workers_need_no_shared_memory():
     inside = f'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {sys.executable} -c "{code}"'
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
-    run = subprocess.run(["unshare", "-m", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert run.stdout.strip() == "4096", run.stderr

@@ -17,7 +17,11 @@ from model import MODELS
 @pytest.mark.parametrize(
     ("kind", "details", "fastest_first"),
     [
-        ("cpu", dict(features={"avx2", "avx512_f"}), ("float32",)),  # AVX-512 without bfloat16 emulates it, too
+        (
+            "cpu",
+            dict(features={"avx2", "avx512_f"}),
+            ("float32",),
+        ),  # AVX-512 without bfloat16 emulates it, too
         ("cpu", dict(features={"avx512_f", "avx512_bf16"}), ("bfloat16", "float32")),
         ("cpu", dict(features={"amx_bf16", "amx_fp16"}), ("bfloat16", "float16", "float32")),
         ("cpu", dict(features={"neon", "bf16"}), ("bfloat16", "float32")),
@@ -77,7 +81,10 @@ def test_the_environment_says_what_auto_means_and_no_more(new_processor, monkeyp
     assert d.pick_precision("cpu") == "float32"
     assert d.pick_precision("cpu", "bfloat16") == "bfloat16"
     monkeypatch.setenv("PRECISION", "float8")
-    with pytest.raises(ValueError, match="environment variable PRECISION is 'float8'; it must be one of auto, float32"):
+    with pytest.raises(
+        ValueError,
+        match="environment variable PRECISION is 'float8'; it must be one of auto, float32",
+    ):
         d.pick_precision("cpu")
     assert capsys.readouterr().err == ""
 
@@ -115,14 +122,20 @@ def test_what_torch_was_forbidden_does_not_count():
     """The rehearsal of an older processor on a newer one."""
     code = "from core.device import *; print(pick_precision('cpu'), describe_device('cpu'))"
     environment = {"ATEN_CPU_CAPABILITY": "avx2", "PATH": ""}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert run.stdout.startswith("float32 cpu: "), run.stderr
     assert "bfloat16" not in run.stdout
 
 
 def test_pick_device():
     assert d.pick_device("cpu").type == "cpu"
-    assert d.pick_device() == (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu"))
+    assert d.pick_device() == (
+        torch.accelerator.current_accelerator()
+        if torch.accelerator.is_available()
+        else torch.device("cpu")
+    )
     with pytest.raises(train.TrainingError, match="Unknown device 'gpu'; known: cpu, cuda, mps"):
         d.pick_device("gpu")
 
@@ -143,7 +156,9 @@ def on_a_pretended_gpu(small, recipe, build):
             images = images.permute(0, 3, 1, 2)
         else:
             images, labels = next(iter(make_batches(*chosen, device="cuda")))
-        test_batches = make_batches(small.test_images, small.test_labels, 100, recipe.augment, train=False, device="cuda")
+        test_batches = make_batches(
+            small.test_images, small.test_labels, 100, recipe.augment, train=False, device="cuda"
+        )
         loss, logits = train.forward(network, images, labels, recipe, "float32")
         found, truth = train.classify(network.eval(), test_batches, "float32", flip=True)
         return images, labels, loss, logits, found, truth
@@ -154,7 +169,14 @@ def test_every_recipe_on_a_pretended_gpu(name, small):
     """A tensor that was left on the CPU raises an error when it meets one on the GPU."""
     tensors = on_a_pretended_gpu(small, train.RECIPES[name], MODELS.get(name, MODELS["net"]))
     assert {tensor.device.type for tensor in tensors} == {"cuda"}
-    assert [tuple(tensor.shape) for tensor in tensors] == [(64, 3, 32, 32), (64,), (), (64, 10), (300, 10), (300,)]
+    assert [tuple(tensor.shape) for tensor in tensors] == [
+        (64, 3, 32, 32),
+        (64,),
+        (),
+        (64, 10),
+        (300, 10),
+        (300,),
+    ]
 
 
 def test_a_forgotten_tensor_is_found(small):

@@ -20,7 +20,9 @@ def sprint():
     return runpy.run_path(str(ROOT / "experiments" / "05_sprint.py"))
 
 
-@pytest.mark.parametrize("table", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "table", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem
+)
 def test_every_record_is_a_run_of_its_table(table):
     lines = {line.name: line for line in runpy.run_path(str(table))["RUNS"]}
     for path in (ROOT / "results" / table.stem).glob("*.json"):
@@ -37,7 +39,9 @@ def test_whitened_filters_decorrelate_patches(sprint, cifar):
     first = network.c1[0][0]
     images, _ = next(iter(make_batches(cifar.test_images, cifar.test_labels, 1000, train=False)))
     with torch.no_grad():
-        outputs = first(images)[:, :, 1:-1, 1:-1].permute(1, 0, 2, 3).flatten(1)  # (32, pixels), without the padded border
+        outputs = (
+            first(images)[:, :, 1:-1, 1:-1].permute(1, 0, 2, 3).flatten(1)
+        )  # (32, pixels), without the padded border
     assert torch.equal(outputs[:16], -outputs[16:])
     covariance = torch.cov(outputs[:16])
     strength = covariance.diagonal()
@@ -62,9 +66,13 @@ def test_narrow_is_smaller_and_keeps_the_rules(sprint):
 def test_fast_biases_are_those_of_batchnorm_and_nothing_is_lost(sprint):
     network, recipe = model.Net(), train.RECIPES["sprint"]
     groups = sprint["fast_biases"](network, recipe).param_groups
-    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in network.parameters())
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(
+        id(p) for p in network.parameters()
+    )
     biases = {id(m.bias) for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
-    assert {id(p) for group in groups if group["lr"] == 8 * recipe.lr for p in group["params"]} == biases
+    assert {
+        id(p) for group in groups if group["lr"] == 8 * recipe.lr for p in group["params"]
+    } == biases
     assert groups[-1]["lr"] == recipe.lr  # the one that the record shows
 
 
@@ -85,7 +93,9 @@ def test_lookahead_goes_back_half_of_the_way(sprint):
 
 
 def test_alternating_flip_mirrors_each_image_in_every_other_epoch(sprint, cifar):
-    batches = sprint["make_alternating"](cifar.train_images[:100], cifar.train_labels[:100], 100, "flip")
+    batches = sprint["make_alternating"](
+        cifar.train_images[:100], cifar.train_labels[:100], 100, "flip"
+    )
     seen = []
     for epoch in range(3):
         batches.epoch = epoch
@@ -94,7 +104,9 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch(sprint, cifar)
         seen.append(torch.empty_like(images).index_copy_(0, order, images))
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[0], seen[1].flip(3))
-    plain, _ = next(iter(make_batches(cifar.train_images[:100], cifar.train_labels[:100], 100, train=False)))
+    plain, _ = next(
+        iter(make_batches(cifar.train_images[:100], cifar.train_labels[:100], 100, train=False))
+    )
     assert 20 < (seen[0] == plain).flatten(1).all(1).sum() < 80
 
 
@@ -122,13 +134,19 @@ def test_the_augmentations_are_as_strong_as_they_say():
         hidden = (draws(name) != noise).any(3).sum((1, 2))
         assert set(hidden.tolist()) == {0, side**2}
         assert 150 < (hidden > 0).sum() < 250
-    changed = {name: (draws(name) != noise).any((1, 2, 3)).mean() for name in ("none", "flip", "standard", "all, always")}
+    changed = {
+        name: (draws(name) != noise).any((1, 2, 3)).mean()
+        for name in ("none", "flip", "standard", "all, always")
+    }
     assert changed["none"] == 0
     assert 0.4 < changed["flip"] < 0.6
     assert 0.8 < changed["standard"] < 0.95
     assert changed["all, always"] == 1
     mean = np.array([125, 123, 114])
-    uncovered = [(abs(draws(name).astype(int) - mean) < 2).all(3).mean() for name in ("shift-scale-rotate", "ssr strong", "ssr extreme")]
+    uncovered = [
+        (abs(draws(name).astype(int) - mean) < 2).all(3).mean()
+        for name in ("shift-scale-rotate", "ssr strong", "ssr extreme")
+    ]
     assert uncovered[0] * 1.5 < uncovered[1] < uncovered[2] / 1.5
 
 
@@ -171,22 +189,37 @@ def test_a_schedule_stepped_per_epoch_hardly_moves(mistakes):
 
 
 def test_replayed_workers_repeat_themselves_and_ours_do_not(mistakes):
-    images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), np.uint8), 64, axis=0)
+    images = np.repeat(
+        np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), np.uint8), 64, axis=0
+    )
     labels = np.zeros(64, np.uint8)
 
     def distinct(make):
         batches = make(images, labels, 8, "standard", engine="albumentations")
-        return len({image.numpy().tobytes() for _ in range(2) for batch, _ in batches for image in batch})
+        return len(
+            {image.numpy().tobytes() for _ in range(2) for batch, _ in batches for image in batch}
+        )
 
     assert distinct(mistakes["make_replayed"]) < 0.4 * distinct(make_batches)
 
 
 def test_the_ways_to_see_far_differ_in_nothing_else():
-    networks = {run.name: run.model() for run in runpy.run_path(str(ROOT / "experiments" / "02_dilated.py"))["RUNS"]}
-    shapes = {name: [tuple(p.shape) for p in network.parameters()] for name, network in networks.items()}
+    networks = {
+        run.name: run.model()
+        for run in runpy.run_path(str(ROOT / "experiments" / "02_dilated.py"))["RUNS"]
+    }
+    shapes = {
+        name: [tuple(p.shape) for p in network.parameters()] for name, network in networks.items()
+    }
     assert len({tuple(found) for found in shapes.values()}) == 1
     fields = {name: model.receptive_field(network) for name, network in networks.items()}
-    assert fields["plain-map"] < fields["dilated-map"] == fields["dilation-1"] < fields["dilation-2"] < fields["dilation-3"]
+    assert (
+        fields["plain-map"]
+        < fields["dilated-map"]
+        == fields["dilation-1"]
+        < fields["dilation-2"]
+        < fields["dilation-3"]
+    )
 
 
 def test_candidates_for_the_frontier_keep_every_rule():
@@ -196,13 +229,17 @@ def test_candidates_for_the_frontier_keep_every_rule():
     chosen = next(line for line in lines if line.name == "16-32-64").model()
     images = torch.randn(2, 3, 32, 32)
     frontier = model.MODELS["frontier"]()
-    frontier.load_state_dict(chosen.state_dict())  # the network that was chosen is the one that was trained to the end
+    frontier.load_state_dict(
+        chosen.state_dict()
+    )  # the network that was chosen is the one that was trained to the end
     assert torch.equal(frontier.eval()(images), chosen.eval()(images))
 
 
 def test_the_gpu_table_is_rehearsed(small):
     for line in runpy.run_path(str(ROOT / "experiments" / "06_frontier_gpu.py"))["RUNS"]:
-        recipe = dataclasses.replace(train.RECIPES[line.recipe], **line.change)  # its values are checked
+        recipe = dataclasses.replace(
+            train.RECIPES[line.recipe], **line.change
+        )  # its values are checked
         assert model.count_parameters(line.model()) == 197_046
     few = Cifar10(*(part[:64] for part in small))
     _, record = train.fit(line.model, dataclasses.replace(recipe, epochs=1), few, progress=False)

@@ -24,7 +24,10 @@ def test_published_networks_to_the_parameter(name):
 @pytest.mark.parametrize("name", m.MODELS)
 def test_docstrings_state_size_and_receptive_field(name):
     network = m.MODELS[name]()
-    assert f"{m.count_parameters(network):,} parameters, receptive field {m.receptive_field(network)}" in network.__doc__
+    assert (
+        f"{m.count_parameters(network):,} parameters, receptive field {m.receptive_field(network)}"
+        in network.__doc__
+    )
 
 
 @pytest.mark.parametrize("name", m.MODELS)
@@ -62,7 +65,15 @@ def test_our_networks_keep_every_rule(name):
     ("name", "broken"),
     [
         ("strided", {"receptive field > 44", "a dilated convolution"}),
-        ("wide", {"fewer than 200,000 parameters", "receptive field > 44", "a depthwise-separable convolution", "global average pooling"}),
+        (
+            "wide",
+            {
+                "fewer than 200,000 parameters",
+                "receptive field > 44",
+                "a depthwise-separable convolution",
+                "global average pooling",
+            },
+        ),
         ("dilated", set()),
         ("compact", set()),
         ("stacked", {"no max pooling", "global average pooling"}),
@@ -101,8 +112,18 @@ def test_a_learners_functional_network():
 
 def test_pooling_over_the_whole_map_adds_nothing():
     head = [nn.Flatten(), nn.Linear(4, 10)]
-    assert m.receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(32), *head)) == 3
-    assert m.receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), *head)) == 4
+    assert (
+        m.receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(32), *head))
+        == 3
+    )
+    assert (
+        m.receptive_field(
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), *head
+            )
+        )
+        == 4
+    )
 
 
 def test_wrong_output_shape_is_explained():

@@ -23,8 +23,20 @@ def execute(tmp_path, **replaced):
     path = tmp_path / "copy.ipynb"
     path.write_text(json.dumps(book))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RECIPE": "sprint"}
-    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", str(path)]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "-q",
+        "-rf",
+        "-p",
+        "no:cacheprovider",
+        str(path),
+    ]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+    )
     return run.returncode, run.stdout
 
 
@@ -48,8 +60,18 @@ CONFUSES = 'assert {dataset.CLASSES[one], dataset.CLASSES[other]} == {"cat", "do
     ("old", "new", "fails"),
     [
         pytest.param(TRAINS, f'{LOADS}\nnet = model.MODELS["net"]()', PASSES, id="untrained"),
-        pytest.param(READ, f"{READ}\ndata.test_labels[:] = data.test_labels[::-1]", PASSES, id="labels of other images"),
-        pytest.param(READ, f"{READ}\ndataset.CLASSES = dataset.CLASSES[::-1]", CONFUSES, id="names of other classes"),
+        pytest.param(
+            READ,
+            f"{READ}\ndata.test_labels[:] = data.test_labels[::-1]",
+            PASSES,
+            id="labels of other images",
+        ),
+        pytest.param(
+            READ,
+            f"{READ}\ndataset.CLASSES = dataset.CLASSES[::-1]",
+            CONFUSES,
+            id="names of other classes",
+        ),
     ],
 )
 def test_a_broken_notebook_fails(old, new, fails, tmp_path):

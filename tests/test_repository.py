@@ -10,7 +10,10 @@ from conftest import ROOT
 
 import utils
 
-NOTEBOOKS = ["S9_Final.ipynb", *sorted(f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.ipynb"))]
+NOTEBOOKS = [
+    "S9_Final.ipynb",
+    *sorted(f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.ipynb")),
+]
 
 
 def test_readme_is_drawn_from_the_records():
@@ -21,7 +24,9 @@ def test_readme_is_drawn_from_the_records():
 
 def test_badges_are_stamped():
     readme = (ROOT / "README.md").read_text()
-    assert utils.fill(readme, "badges", utils.badges("S9_Final.ipynb", utils.repository())) == readme, "run `make badges`"
+    assert (
+        utils.fill(readme, "badges", utils.badges("S9_Final.ipynb", utils.repository())) == readme
+    ), "run `make badges`"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -47,7 +52,9 @@ def solutions():
     for name in NOTEBOOKS:
         for cell in json.loads((ROOT / name).read_text())["cells"]:
             for folded in re.findall(r"<details>.*?</details>", "".join(cell["source"]), re.DOTALL):
-                for number, code in enumerate(re.findall(r"```python\n(.*?)```", folded, re.DOTALL)):
+                for number, code in enumerate(
+                    re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+                ):
                     yield pytest.param(code, id=f"{name}-{number}")
 
 
@@ -59,8 +66,15 @@ def test_the_solutions_of_exercises_run(code):
 
 def imports(name):
     tree = ast.parse((ROOT / f"{name}.py").read_text())
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    return (found | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}) & {"model", "dataset", "train", "utils"}
+    found = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return (
+        found | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    ) & {"model", "dataset", "train", "utils"}
 
 
 def test_who_may_know_whom():

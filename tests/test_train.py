@@ -28,7 +28,9 @@ def rates(recipe, steps_per_epoch=391):
     schedule = t.make_schedule(optimizer, recipe, steps_per_epoch)
     found = []
     for _ in range(recipe.epochs):
-        for _ in range(steps_per_epoch - (len(found) == recipe.epochs - 1)):  # OneCycleLR has no step after the last
+        for _ in range(
+            steps_per_epoch - (len(found) == recipe.epochs - 1)
+        ):  # OneCycleLR has no step after the last
             optimizer.step()
             schedule.step()
         found.append(optimizer.param_groups[0]["lr"])
@@ -38,8 +40,31 @@ def rates(recipe, steps_per_epoch=391):
 @pytest.mark.parametrize(
     ("epochs", "logged"),
     [
-        (30, {1: 0.001379, 2: 0.003047, 5: 0.012072, 9: 0.020000, 10: 0.019888, 20: 0.009249, 29: 0.000112, 30: 0.000001}),
-        (40, {1: 0.001127, 6: 0.010403, 12: 0.020000, 20: 0.016233, 30: 0.005659, 39: 0.000063, 40: 0.000001}),
+        (
+            30,
+            {
+                1: 0.001379,
+                2: 0.003047,
+                5: 0.012072,
+                9: 0.020000,
+                10: 0.019888,
+                20: 0.009249,
+                29: 0.000112,
+                30: 0.000001,
+            },
+        ),
+        (
+            40,
+            {
+                1: 0.001127,
+                6: 0.010403,
+                12: 0.020000,
+                20: 0.016233,
+                30: 0.005659,
+                39: 0.000063,
+                40: 0.000001,
+            },
+        ),
     ],
 )
 def test_onecycle_is_the_one_in_the_sources_log(epochs, logged):
@@ -84,7 +109,10 @@ def test_muon_without_filters_is_nesterov_sgd():
     one, two = nn.Linear(4, 3), nn.Linear(4, 3)
     two.load_state_dict(one.state_dict())
     recipe = t.Recipe(epochs=1, lr=0.1, nesterov=True, weight_decay=1e-2)
-    optimizers = [t.make_optimizer(one, recipe), t.make_optimizer(two, dataclasses.replace(recipe, optimizer="muon"))]
+    optimizers = [
+        t.make_optimizer(one, recipe),
+        t.make_optimizer(two, dataclasses.replace(recipe, optimizer="muon")),
+    ]
     for _ in range(5):
         x = torch.randn(8, 4)
         for network, optimizer in zip((one, two), optimizers, strict=True):
@@ -96,7 +124,13 @@ def test_muon_without_filters_is_nesterov_sgd():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
 def test_every_optimiser_learns(optimizer, small):
-    recipe = dataclasses.replace(QUICK, epochs=6, optimizer=optimizer, lr=0.003 if "adam" in optimizer else 0.05, muon_lr=0.02)
+    recipe = dataclasses.replace(
+        QUICK,
+        epochs=6,
+        optimizer=optimizer,
+        lr=0.003 if "adam" in optimizer else 0.05,
+        muon_lr=0.02,
+    )
     _, record = t.fit("net", recipe, data=small, progress=False)
     losses = [epoch["train_loss"] for epoch in record["history"]]
     assert losses[-1] < losses[0] - 0.3
@@ -107,7 +141,12 @@ def test_every_optimiser_learns(optimizer, small):
 
 def test_averages_are_weighted_by_samples(small):
     """600 images in batches of 256, 256 and 88; with a learning rate of 0 the training loss is that of the fixed network."""
-    network, record = t.fit(Tiny, t.Recipe(epochs=1, batch_size=256, lr=1e-30, engine="device"), data=small, progress=False)
+    network, record = t.fit(
+        Tiny,
+        t.Recipe(epochs=1, batch_size=256, lr=1e-30, engine="device"),
+        data=small,
+        progress=False,
+    )
     whole = t.evaluate(network, small.train_images, small.train_labels)
     parts = t.evaluate(network, small.train_images, small.train_labels, batch_size=256)
     assert record["history"][0]["train_loss"] == pytest.approx(whole.loss, abs=1e-5)
@@ -140,10 +179,16 @@ def test_a_run_twice_is_the_same_run_and_leaves_a_whole_record(small):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     record = json.loads(json.dumps(runs[0][1]))
     assert record["test_accuracy"] == record["history"][-1]["test_accuracy"]
-    assert (record["model"], record["parameters"], record["seed"]) == ("net", t.count_parameters(runs[0][0]), 0)
+    assert (record["model"], record["parameters"], record["seed"]) == (
+        "net",
+        t.count_parameters(runs[0][0]),
+        0,
+    )
     assert set(record["recipe"]) == {field.name for field in dataclasses.fields(t.Recipe)}
     assert t.Recipe(**record["recipe"]) == QUICK
-    assert {"lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"} <= set(record["history"][0])
+    assert {"lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"} <= set(
+        record["history"][0]
+    )
     assert record["seconds"] > 0
     assert {"device", "versions"} <= set(record)
 
@@ -156,7 +201,9 @@ def test_validation_never_touches_the_test_set(cifar):
     assert "test_accuracy" not in record
 
 
-@pytest.mark.filterwarnings("error:Detected call of `lr_scheduler.step")  # the first step was skipped: the scale was too large
+@pytest.mark.filterwarnings(
+    "error:Detected call of `lr_scheduler.step"
+)  # the first step was skipped: the scale was too large
 def test_precisions_learn_the_same(small):
     losses = {}
     for precision in ("float32", "bfloat16", "float16"):
@@ -178,7 +225,12 @@ def test_training_has_the_memory_order_of_its_recipe(small, channels_last):
                 seen.add((x.is_contiguous(), x.is_contiguous(memory_format=torch.channels_last)))
             return super().forward(x)
 
-    t.fit(Watched, dataclasses.replace(QUICK, epochs=1, channels_last=channels_last), small, progress=False)
+    t.fit(
+        Watched,
+        dataclasses.replace(QUICK, epochs=1, channels_last=channels_last),
+        small,
+        progress=False,
+    )
     assert seen == {(not channels_last, channels_last)}
 
 
@@ -186,7 +238,10 @@ def test_wrong_logits_are_explained(small):
     def wrong():
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
 
-    with pytest.raises(ValueError, match=r"returns \(64, 7\) for a batch of 64 images; it must return logits of shape \(64, 10\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"returns \(64, 7\) for a batch of 64 images; it must return logits of shape \(64, 10\)",
+    ):
         t.fit(wrong, QUICK, data=small, progress=False)
 
 
@@ -228,7 +283,9 @@ train.torch.save(network.state_dict(), {path!r} + ".final")
 
 def run_script(path, resume=False):
     code = SCRIPT.format(root=str(ROOT), path=str(path), resume=resume)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.slow
@@ -242,11 +299,15 @@ def test_a_killed_run_resumes_to_the_identical_result(tmp_path):
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "killed.pt.final").exists(), "it ran to its end before it could be killed"
+    assert not (tmp_path / "killed.pt.final").exists(), (
+        "it ran to its end before it could be killed"
+    )
     resumed = run_script(tmp_path / "killed.pt", resume=True)
     assert resumed.wait() == 0, resumed.stderr.read()
     assert "Epoch 1/4" not in resumed.stdout.read()
-    one, two = (torch.load(tmp_path / f"{name}.pt.final", weights_only=True) for name in ("whole", "killed"))
+    one, two = (
+        torch.load(tmp_path / f"{name}.pt.final", weights_only=True) for name in ("whole", "killed")
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -259,10 +320,19 @@ def test_checkpoints_of_others_and_garbage_are_refused(small, tmp_path):
     with pytest.raises(t.TrainingError, match="no checkpoint .*; start without --resume"):
         t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     t.fit("net", QUICK, data=small, checkpoint=path, progress=False)
-    with pytest.raises(t.TrainingError, match="belongs to another run .*model: 'net' there, 'strided' here"):
+    with pytest.raises(
+        t.TrainingError, match="belongs to another run .*model: 'net' there, 'strided' here"
+    ):
         t.fit("strided", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     with pytest.raises(t.TrainingError, match="lr: 0.05 there, 0.1 here"):
-        t.fit("net", dataclasses.replace(QUICK, lr=0.1), data=small, checkpoint=path, resume=True, progress=False)
+        t.fit(
+            "net",
+            dataclasses.replace(QUICK, lr=0.1),
+            data=small,
+            checkpoint=path,
+            resume=True,
+            progress=False,
+        )
     for garbage in (b"", b"garbage", pickle.dumps(Evil()), path.read_bytes()[:5000]):
         path.write_bytes(garbage)
         with pytest.raises(t.TrainingError, match="is not a checkpoint of this program"):
@@ -281,7 +351,9 @@ def test_nothing_half_written_on_a_full_disk(tmp_path):
     (tmp_path / "record.json").write_text("old")
     with pytest.raises(t.TrainingError, match="No space left on device"):
         t.write_atomically(tmp_path / "record.json", full)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("record.json", "old")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("record.json", "old")
+    ]
     (tmp_path / "file").write_text("")
     with pytest.raises(t.TrainingError, match="Cannot write"):
         t.write_atomically(tmp_path / "file" / "record.json", full)
@@ -317,7 +389,9 @@ def test_bad_input_is_one_sentence_and_a_failure(arguments, message, capsys, tmp
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(t, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match="'cuda' was asked for, but torch finds none here; use --device cpu"):
+    with pytest.raises(
+        SystemExit, match="'cuda' was asked for, but torch finds none here; use --device cpu"
+    ):
         t.main("--device cuda".split())
 
 
@@ -332,7 +406,9 @@ def test_help_and_list(capsys):
     assert "154,544" in listed
 
 
-def test_command_line_run_writes_record_weights_and_checkpoint(small, tmp_path, monkeypatch, capsys):
+def test_command_line_run_writes_record_weights_and_checkpoint(
+    small, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(t, "ROOT", tmp_path)
     monkeypatch.setattr(t, "load_cifar10", lambda progress: small)
     t.main("--model net --recipe sprint --epochs 1 --seed 3 --device cpu".split())
@@ -346,9 +422,15 @@ def test_command_line_run_writes_record_weights_and_checkpoint(small, tmp_path, 
     again = t.evaluate(network, small.test_images, small.test_labels, precision=record["precision"])
     assert again.accuracy == pytest.approx(record["test_accuracy"], abs=0.004)
     before = (tmp_path / "checkpoints" / f"{name}.pt").stat().st_mtime
-    t.main("--model net --recipe sprint --epochs 1 --seed 3 --device cpu --resume".split())  # finished already: nothing to do
+    t.main(
+        "--model net --recipe sprint --epochs 1 --seed 3 --device cpu --resume".split()
+    )  # finished already: nothing to do
     assert (tmp_path / "checkpoints" / f"{name}.pt").stat().st_mtime == before
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [f"{name}.json", f"{name}.pt", f"{name}.pt"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        f"{name}.json",
+        f"{name}.pt",
+        f"{name}.pt",
+    ]
 
 
 def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
@@ -368,7 +450,9 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_resume_command(tmp_path):
         f"train.ROOT = Path({str(tmp_path)!r}); data = dataset.Cifar10(*(part[:600] for part in dataset.load_cifar10())); "
         "train.load_cifar10 = lambda progress: data; train.main('--model net --recipe sprint --epochs 400'.split())"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     checkpoint = tmp_path / "checkpoints" / "net-sprint-400epochs-seed0.pt"
     deadline = time.time() + 120
     while not checkpoint.exists() and time.time() < deadline:
@@ -402,21 +486,31 @@ def adam(model, recipe):
 """
 
 
-def test_sweep_runs_what_is_missing_and_skips_what_is_recorded(small, tmp_path, monkeypatch, capsys):
+def test_sweep_runs_what_is_missing_and_skips_what_is_recorded(
+    small, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(t, "ROOT", tmp_path)
     monkeypatch.setattr(t, "load_cifar10", lambda progress: small)
     table = tmp_path / "05_table.py"
     table.write_text(OWN + TABLE)
     t.main(["--sweep", str(table)])
     paths = sorted((tmp_path / "results" / "05_table").iterdir())
-    assert [path.name for path in paths] == ["own-seed0.json", "plain-seed0.json", "plain-seed1.json"]
+    assert [path.name for path in paths] == [
+        "own-seed0.json",
+        "plain-seed0.json",
+        "plain-seed1.json",
+    ]
     own, record = json.loads(paths[0].read_text()), json.loads(paths[2].read_text())
     assert (record["model"], record["seed"], record["recipe"]["augment"]) == ("net", 1, "none")
     assert (own["model"], own["what"], own["parameters"]) == ("Tiny", "a network of one's own", 40)
-    saved = torch.load(tmp_path / "weights" / "05_table" / "own-seed0.pt", weights_only=True)["state"]
+    saved = torch.load(tmp_path / "weights" / "05_table" / "own-seed0.pt", weights_only=True)[
+        "state"
+    ]
     torch.manual_seed(0)
     start = torch.nn.Linear(3, 10)
-    assert torch.equal(saved["fc.weight"], start.weight)  # Adam with learning rate 0 really stood in for the sprint's optimiser
+    assert torch.equal(
+        saved["fc.weight"], start.weight
+    )  # Adam with learning rate 0 really stood in for the sprint's optimiser
     paths[2].unlink()
     before = paths[1].stat().st_mtime_ns
     t.main(["--sweep", str(table)])
@@ -457,7 +551,10 @@ def test_weights_are_there():
     assert "net-sprint-seed0.pt" in WEIGHTS
 
 
-IMAGES = {"wide-wide-10epochs-seed0.pt": 1000, "stacked-stacked-seed0.pt": 2000}  # large: a minute or more for all of them
+IMAGES = {
+    "wide-wide-10epochs-seed0.pt": 1000,
+    "stacked-stacked-seed0.pt": 2000,
+}  # large: a minute or more for all of them
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -465,8 +562,12 @@ def test_weights_have_the_accuracy_of_their_record(name, cifar):
     """On all test images; on the first ones where that takes long, within three standard errors."""
     network, record = t.load_weights(ROOT / "weights" / name)
     count = IMAGES.get(name, 10_000)
-    found = t.evaluate(network, cifar.test_images[:count], cifar.test_labels[:count], record["recipe"]["augment"])
+    found = t.evaluate(
+        network, cifar.test_images[:count], cifar.test_labels[:count], record["recipe"]["augment"]
+    )
     accuracy = record["test_accuracy"]
-    error = 3 * math.sqrt(accuracy * (1 - accuracy) / count) if name in IMAGES else 0.002  # another precision rounds otherwise
+    error = (
+        3 * math.sqrt(accuracy * (1 - accuracy) / count) if name in IMAGES else 0.002
+    )  # another precision rounds otherwise
     assert found.accuracy == pytest.approx(accuracy, abs=error)
     assert t.count_parameters(network) == record["parameters"]

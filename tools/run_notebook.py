@@ -34,20 +34,29 @@ def expected_seconds(recipe, data, images=2048):
     """How long `fit("net", recipe)` takes on this machine with its evaluations, from 2 x `images` training images."""
     few = dataset.Cifar10(*(part[:images] for part in data))
     short = dataclasses.replace(recipe, epochs=2)  # with views: an epoch of each half
-    train.fit("net", short, dataset.Cifar10(*(part[:512] for part in data)), progress=False)  # warms up
+    train.fit(
+        "net", short, dataset.Cifar10(*(part[:512] for part in data)), progress=False
+    )  # warms up
     _, record = train.fit("net", short, few, progress=False)
     training = record["seconds"] * recipe.epochs / 2 * len(data.train_labels) / images
-    evaluating = record["evaluation_seconds"] / 2 * (recipe.epochs + 4) * len(data.test_labels) / images
+    evaluating = (
+        record["evaluation_seconds"] / 2 * (recipe.epochs + 4) * len(data.test_labels) / images
+    )
     return training + evaluating
 
 
 def announce(notebook):
     """Prints the device and the minutes that the main notebook will need on it."""
     device = pick_device()
-    recipe = train.RECIPES[os.environ.get("RECIPE") or ("standard" if torch.cuda.is_available() else "sprint")]
+    recipe = train.RECIPES[
+        os.environ.get("RECIPE") or ("standard" if torch.cuda.is_available() else "sprint")
+    ]
     seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10(progress=False))
     where = f"{describe_device(device)}, in {pick_precision(device)}"
-    print(f"Executing {notebook}: about {max(1, round(seconds / 60))} minutes on this machine ({where}).", flush=True)
+    print(
+        f"Executing {notebook}: about {max(1, round(seconds / 60))} minutes on this machine ({where}).",
+        flush=True,
+    )
 
 
 class TellingClient(NotebookClient):
@@ -56,7 +65,10 @@ class TellingClient(NotebookClient):
     def told(self, cell, cell_index):
         if cell.cell_type == "code":
             first = cell.source.strip().splitlines()[0]
-            print(f"[{time.monotonic() - self.begun:4.0f} s] cell {cell_index + 1}/{len(self.nb.cells)}  {first[:70]}", flush=True)
+            print(
+                f"[{time.monotonic() - self.begun:4.0f} s] cell {cell_index + 1}/{len(self.nb.cells)}  {first[:70]}",
+                flush=True,
+            )
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
@@ -82,12 +94,16 @@ def main():
     try:
         client.execute()
     except CellExecutionError as error:
-        sys.exit(f"run_notebook.py: a cell of {path} failed; {path.stem}.html was not written.\n{error}")
+        sys.exit(
+            f"run_notebook.py: a cell of {path} failed; {path.stem}.html was not written.\n{error}"
+        )
     except (KeyboardInterrupt, DeadKernelError):
         sys.exit(f"run_notebook.py: stopped; {path.stem}.html was not written.")
     page, _ = HTMLExporter().from_notebook_node(book)
     path.with_suffix(".html").write_text(page)
-    print(f"[{time.monotonic() - client.begun:4.0f} s] Open {path.with_suffix('.html').resolve()} in a browser.")
+    print(
+        f"[{time.monotonic() - client.begun:4.0f} s] Open {path.with_suffix('.html').resolve()} in a browser."
+    )
 
 
 if __name__ == "__main__":
