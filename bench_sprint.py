@@ -28,7 +28,7 @@ def main():
     times, accuracies = {name: [] for name in RACERS}, {name: [] for name in RACERS}
     for seed in range(parser.parse_args().seeds):
         for recipe, model in RACERS.items():
-            record = train.run(
+            record = train.train_and_record(
                 model,
                 dataclasses.replace(train.RECIPES[recipe], seed=seed),
                 f"{model}-{recipe}-seed{seed}",

@@ -359,12 +359,12 @@ def shift_scale_rotate(p, shift=0.0625, scale=0.1, rotate=15):
 HOLE = 16  # side of the cutout in pixels
 
 
-def cutout(p, fill=MEAN):
-    """One 16x16 hole filled with the data set's mean colour (DeVries & Taylor 2017, arXiv:1708.04552)."""
+def cutout(p, fill=MEAN, side=HOLE):
+    """One square hole of `side` pixels, filled with the data set's mean colour (DeVries & Taylor 2017, arXiv:1708.04552)."""
     return A.CoarseDropout(
         num_holes_range=(1, 1),
-        hole_height_range=(HOLE, HOLE),
-        hole_width_range=(HOLE, HOLE),
+        hole_height_range=(side, side),
+        hole_width_range=(side, side),
         fill=_bytes(fill),
         p=p,
     )
@@ -578,8 +578,16 @@ class DeviceBatches:
         return self._made
 
 
+def seed_worker(_):
+    """albumentations 2.0.8 gives every worker of every epoch the same random stream; torch's worker seed differs, and repeats."""
+    worker = get_worker_info()
+    worker.dataset.compose.set_random_seed(worker.seed % 2**32)
+
+
 class AlbumentationsBatches:
     """Any pipeline of AUGMENTATIONS, image by image, in DataLoader workers. One epoch a pass."""
+
+    seed_worker = staticmethod(seed_worker)
 
     def __init__(self, images, labels, batch_size, augment, seed, device, workers):
         self.data = _Augmented(images, labels, pipeline(augment))
@@ -606,7 +614,7 @@ class AlbumentationsBatches:
             sampler=[indices.numpy() for indices in order.split(self.batch_size)],
             num_workers=self.workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_seed_worker,
+            worker_init_fn=self.seed_worker,
             generator=generator,
         )
 
@@ -644,12 +652,6 @@ def to_device(array, device):
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def _seed_worker(_):
-    """albumentations 2.0.8 gives every worker of every epoch the same random stream; torch's worker seed differs, and repeats."""
-    worker = get_worker_info()
-    worker.dataset.compose.set_random_seed(worker.seed % 2**32)
 
 
 # --------------------------------------------------------------------------------------------------------------- commands

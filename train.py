@@ -12,20 +12,16 @@ out. The test curve is drawn and nothing is chosen by it: the accuracy that coun
 
 import argparse
 import dataclasses
-import difflib
 import importlib
 import json
 import math
 import pickle
 import platform
-import runpy
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import albumentations
 import numpy as np
@@ -33,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from core.common import TrainingError
+from core.common import ROOT, TrainingError, find, write_atomically
 from core.device import (
     PRECISIONS,
     autocast,
@@ -44,9 +40,6 @@ from core.device import (
 )
 from dataset import AUGMENTATIONS, DataError, View, load_cifar10, make_batches, split
 from model import MODELS, NUM_CLASSES, count_parameters
-
-ROOT = Path(__file__).resolve().parent
-
 
 # ---------------------------------------------------------------------------------------------------------------- recipes
 
@@ -228,15 +221,25 @@ def make_optimizer(model, recipe):
     if recipe.optimizer in ("adam", "adamw"):
         make = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return make(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-    filters = [
-        p for p in parameters if p.ndim == 4 and p.size(1) > 1
-    ]  # not depthwise: their rows have one input each
-    others = [p for p in parameters if not (p.ndim == 4 and p.size(1) > 1)]
-    groups = [
+    return Muon(muon_groups(model, recipe), recipe.lr, recipe.momentum)
+
+
+def muon_groups(model, recipe):
+    """The parameter groups of `Muon`: convolution weights, to be orthogonalised, and all others."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    filters = [p for p in parameters if is_filter(p)]
+    others = [p for p in parameters if not is_filter(p)]
+    return [
         dict(params=filters, lr=recipe.muon_lr, orthogonal=True, weight_decay=recipe.muon_decay),
         dict(params=others, weight_decay=recipe.weight_decay),
     ]
-    return Muon(groups, recipe.lr, recipe.momentum)
+
+
+def is_filter(parameter):
+    """Whether it is the weight of a convolution. Not of a depthwise one: each of its rows has one
+    input, there are no directions to even out.
+    """
+    return parameter.ndim == 4 and parameter.size(1) > 1
 
 
 def make_schedule(optimizer, recipe, steps_per_epoch):
@@ -330,51 +333,87 @@ def _logits(model, batch):
     return output
 
 
+def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, progress=False):
+    """One pass over the training images.
+
+    Returns the mean loss and accuracy, as seen during training, on augmented images.
+    """
+    model.train()
+    total, count = 0.0, 0
+    # Elsewhere than on a terminal, in a notebook for one, a bar would be litter in the outputs.
+    shown = progress and sys.stderr.isatty()
+    title = f"epoch {batches.epoch + 1}"
+    for images, labels in tqdm(batches, title, leave=False, disable=not shown, mininterval=1):
+        # They come in channels-last.
+        images = images if recipe.channels_last else images.contiguous()  # (N, 3, H, W)
+        loss, logits = forward(model, images, labels, recipe, precision)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        correct = (logits.detach().argmax(1) == labels).sum()
+        # The sums stay on the device: nobody waits for them.
+        total = total + torch.stack([loss.detach() * len(labels), correct])
+        count += len(labels)
+    return (total / count).tolist()
+
+
+def forward(model, images, labels, recipe, precision):
+    """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W)."""
+    with autocast(images.device, precision):
+        logits = _logits(model, images)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
 def fit(
     model,
     recipe,
     data=None,
+    *,
     device=None,
     validate=False,
     checkpoint=None,
     resume=False,
     progress=True,
+    make_batches=make_batches,
+    make_optimizer=make_optimizer,
+    make_schedule=make_schedule,
+    train_epoch=train_epoch,
+    on_epoch=None,
 ):
     """Trains a fresh network by `recipe` and returns (model, record).
 
-    model: a name in MODELS, or any callable that builds a network, e.g. your class; it is built here, after seeding, so that
-    a cell run twice trains anew. data: a `Cifar10`, loaded if None. device: "cpu", "cuda", "mps", or None for the best there is.
-    validate: hold out 5,000 training images and report on them instead of on the test set. checkpoint: a path, written after
-    every epoch; with `resume` training goes on from it, to the bit-identical end on the same machine.
+    model: a name in MODELS, or anything that builds a network when called, e.g. your class; it is
+        built here, after seeding, so that a cell run twice trains anew.
+    recipe: a `Recipe`.
+    data: a `Cifar10`; None loads it.
+    device: "cpu", "cuda", "mps", or None for the best there is.
+    validate: hold out 5,000 training images and report on them instead of on the test set.
+    checkpoint: a path, written after every epoch.
+    resume: go on from `checkpoint`, to the bit-identical end on the same machine.
+    progress: print a line an epoch.
+    make_batches, make_optimizer, make_schedule, train_epoch: what is done in the place of this
+        program's own functions of these names. A variant is an argument.
+    on_epoch: called as on_epoch(model, history) after every epoch.
 
-    The record (a dict, ready for JSON) has the recipe, the history and `seconds`: training alone, from the arrays in memory to
-    the trained network, without the evaluations. Averages are weighted by the number of samples.
+    The record (a dict, ready for JSON) has the recipe, the history and `seconds`: training alone,
+    from the arrays in memory to the trained network, without the evaluations. Averages are weighted
+    by the number of samples.
 
-    Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder), DataError (no data).
+    Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder, a
+    loss that is no number), DataError (no data).
     """
-    name, build = (
-        (model, find(MODELS, model, "model"))
-        if isinstance(model, str)
-        else (getattr(model, "__name__", type(model).__name__), model)
-    )
+    name = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+    build = find(MODELS, model, "model") if isinstance(model, str) else model
     device = pick_device(device)
     precision = pick_precision(device, recipe.precision)
     if device.type == "cpu":
         keep_freed_memory()
-    data = data or load_cifar10(progress=progress)
-    images, labels, test_images, test_labels = data
-    if validate:
-        chosen, held_out = split(labels)
-        images, labels, test_images, test_labels = (
-            images[chosen],
-            labels[chosen],
-            images[held_out],
-            labels[held_out],
-        )
+    part = "val" if validate else "test"
+    images, labels, test_images, test_labels = _sets(data, validate, progress)
 
-    importlib.import_module(
-        "torch._dynamo"
-    )  # else the first optimiser of a process imports it: seconds that are no training
+    importlib.import_module("torch._dynamo")  # else the first optimiser of a process imports it
     clock = time.perf_counter()
     torch.manual_seed(recipe.seed)
     network = build().to(device)
@@ -392,11 +431,9 @@ def fit(
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    used = json.loads(json.dumps(dataclasses.asdict(recipe) | {"precision": precision}))
-    history, identity = [], dict(model=name, recipe=used, validate=validate)
-    parts = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
-    if resume:
-        history = load_checkpoint(checkpoint, identity, parts, device)
+    identity = _identity(name, recipe, precision, validate)
+    states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
+    history = load_checkpoint(checkpoint, identity, states, device) if resume else []
     setup = time.perf_counter() - clock
 
     for epoch in range(len(history), recipe.epochs):
@@ -404,86 +441,61 @@ def fit(
         rate = schedule.get_last_lr()[-1]
         batches.epoch = epoch
         if recipe.views:
-            batches.view = View(
-                *[view[1:] for view in recipe.views if epoch >= view[0] * recipe.epochs][-1]
-            )
-        loss, accuracy = _train_epoch(
-            network,
-            batches,
-            recipe,
-            optimizer,
-            schedule,
-            scaler,
-            precision,
-            f"epoch {epoch + 1}",
-            progress,
+            batches.view = view_at(epoch, recipe)
+        loss, accuracy = train_epoch(
+            network, batches, optimizer, schedule, scaler, recipe, precision, progress
         )
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The training loss became {loss} in epoch {epoch + 1}; "
+                f"lower the learning rate ({recipe.lr})."
+            )
         clock = time.perf_counter()
-        test = evaluate(network, test_images, test_labels, recipe.augment, precision)
-        kind = "val" if validate else "test"
-        line = {
-            "lr": rate,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            f"{kind}_loss": test.loss,
-            f"{kind}_accuracy": test.accuracy,
-        }
+        seen = evaluate(network, test_images, test_labels, recipe.augment, precision)
         history.append(
-            line | {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
+            {
+                "lr": rate,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                f"{part}_loss": seen.loss,
+                f"{part}_accuracy": seen.accuracy,
+                "seconds": seconds,
+                "evaluation_seconds": time.perf_counter() - clock,
+            }
         )
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
+        if on_epoch:
+            on_epoch(network, history)
         if checkpoint:
-            save_checkpoint(checkpoint, identity, parts, history, device)
+            save_checkpoint(checkpoint, identity, states, history, device)
     flipped = evaluate(network, test_images, test_labels, recipe.augment, precision, flip=True)
     return network, make_record(
         name, network, recipe, device, precision, validate, history, flipped.accuracy
     )
 
 
-def _train_epoch(
-    model, batches, recipe, optimizer, schedule, scaler, precision, description, progress
-):
-    """One pass over the training images; returns the mean loss and accuracy, as seen during training, on augmented images."""
-    model.train()
-    total, count = 0.0, 0
-    # Elsewhere than on a terminal, in a notebook for one, a bar would be litter in the stored outputs.
-    bar = tqdm(
-        batches,
-        desc=description,
-        leave=False,
-        disable=not (progress and sys.stderr.isatty()),
-        mininterval=1,
-    )
-    for images, labels in bar:
-        images = (
-            images if recipe.channels_last else images.contiguous()
-        )  # they come in channels-last
-        loss, logits = forward(model, images, labels, recipe, precision)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        correct = (logits.detach().argmax(1) == labels).sum()
-        total = total + torch.stack(
-            [loss.detach() * len(labels), correct]
-        )  # stays on the device: no waiting for it
-        count += len(labels)
-    loss, accuracy = (total / count).tolist()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"The training loss became {loss} in {description}; lower the learning rate ({recipe.lr})."
-        )
-    return loss, accuracy
+def _sets(data, validate, progress):
+    """Images and labels to train on, and those to judge by."""
+    data = data or load_cifar10(progress=progress)
+    if not validate:
+        return data
+    chosen, held_out = split(data.train_labels)
+    images, labels = data.train_images, data.train_labels
+    return images[chosen], labels[chosen], images[held_out], labels[held_out]
 
 
-def forward(model, images, labels, recipe, precision):
-    """The loss to be minimised, a scalar, and the logits (N, 10) of a batch of images (N, 3, H, W) and labels (N,)."""
-    with autocast(images.device, precision):
-        logits = _logits(model, images)
-    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+def _identity(name, recipe, precision, validate):
+    """What a checkpoint must be of, to be gone on from."""
+    used = dataclasses.asdict(recipe) | {"precision": precision}
+    return dict(model=name, recipe=json.loads(json.dumps(used)), validate=validate)
+
+
+def view_at(epoch, recipe):
+    """The `View` of this epoch, counted from 0: the last one of recipe.views that has begun."""
+    begun = [view for view in recipe.views if epoch >= view[0] * recipe.epochs]
+    return View(*begun[-1][1:])
 
 
 def epoch_line(history, epochs):
@@ -516,27 +528,6 @@ def make_record(name, model, recipe, device, precision, validate, history, flip_
 
 
 # ------------------------------------------------------------------------------------------------------ files, atomically
-
-
-def write_atomically(path, write):
-    """Calls `write(file)` on a temporary file, then renames it to `path`: nobody ever sees half a file."""
-    path, partial = Path(path), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}-", delete=False
-        ) as file:
-            partial = Path(file.name)
-            write(file)
-        partial.chmod(0o644)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        if partial:
-            partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise TrainingError(
-            f"Cannot write {path} ({reason}); free some space or make the folder writable, then go on with --resume."
-        ) from None
 
 
 def save_checkpoint(path, identity, parts, history, device):
@@ -619,90 +610,43 @@ def load_weights(path):
 # ----------------------------------------------------------------------------------------------------------- command line
 
 
-def find(table, name, kind):
-    """`table[name]`, or a ValueError that names the nearest entries."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? All" if near else "known"
-        raise ValueError(f"Unknown {kind} {name!r}; {hint}: {', '.join(table)}.")
-    return table[name]
+class Paths(NamedTuple):
+    """Where a run leaves its record, its network, and the state to resume from."""
+
+    record: Path
+    weights: Path
+    checkpoint: Path
 
 
-def run(model, recipe, name, device=None, validate=False, resume=False, progress=True, what=""):
-    """Trains, then writes results/<name>.json and weights/<name>.pt; the checkpoint of every epoch is checkpoints/<name>.pt."""
-    paths = (
+def paths_of(name):
+    """The `Paths` of the run `name`, e.g. "net-sprint-seed0"."""
+    return Paths(
         ROOT / "results" / f"{name}.json",
         ROOT / "weights" / f"{name}.pt",
         ROOT / "checkpoints" / f"{name}.pt",
     )
+
+
+def train_and_record(model, recipe, name, device=None, *, resume=False, description="", **options):
+    """Trains, then writes the record and the weights of the run `name`; see `paths_of`.
+
+    description: what is special about it, in words, for the record.
+    options: of `fit`.
+    """
+    paths = paths_of(name)
     for path in paths:  # an unwritable folder is found now, not after the training
         write_atomically(path.with_suffix(".test"), lambda file: None)
         path.with_suffix(".test").unlink()
     network, record = fit(
-        model,
-        recipe,
-        device=device,
-        validate=validate,
-        checkpoint=paths[2],
-        resume=resume,
-        progress=progress,
+        model, recipe, device=device, checkpoint=paths.checkpoint, resume=resume, **options
     )
-    record |= {"what": what} if what else {}
-    saved = dict(
-        model=record["model"],
-        record=f"{name}.json",
-        state={key: value.cpu() for key, value in network.state_dict().items()},
-    )
-    write_atomically(paths[1], lambda file: torch.save(saved, file))
-    write_atomically(
-        paths[0], lambda file: file.write((json.dumps(record, indent=1) + "\n").encode())
-    )
+    record |= {"description": description} if description else {}
+    state = {key: value.cpu() for key, value in network.state_dict().items()}
+    saved = dict(model=record["model"], record=f"{name}.json", state=state)
+    write_atomically(paths.weights, lambda file: torch.save(saved, file))
+    text = json.dumps(record, indent=1) + "\n"
+    write_atomically(paths.record, lambda file: file.write(text.encode()))
     return record
-
-
-class Run(NamedTuple):
-    """A line of a sweep's table: one configuration, trained with seeds 0, 1, ... `seeds` - 1."""
-
-    name: str
-    recipe: str  # in RECIPES
-    seeds: int
-    change: dict = {}  # noqa: RUF012  field of the recipe: value
-    model: object = "net"  # a name in MODELS, or a function that builds a network
-    validate: bool = False
-    what: str = ""  # what differs, in words
-    replace: dict = {}  # noqa: RUF012  function of this file: what stands in for it
-
-
-def sweep(path, device=None):
-    """Trains the table RUNS, a list of `Run` in the Python file `path`; writes results/<file name>/<name>-seed<k>.json.
-
-    What is recorded is skipped, what was cut off is resumed; with `replace` it starts anew, for its state is in no checkpoint.
-    """
-    try:
-        lines = runpy.run_path(path)["RUNS"]
-        if unknown := {name for line in lines for name in line.replace} - globals().keys():
-            raise ValueError(f"train.py has no {unknown}")
-        planned = [
-            (
-                f"{Path(path).stem}/{line.name}-seed{seed}",
-                line,
-                dataclasses.replace(recipe, **line.change, seed=seed),
-            )
-            for line in lines
-            for recipe in [find(RECIPES, line.recipe, "recipe")]
-            for seed in range(line.seeds)
-        ]
-    except Exception as error:
-        raise TrainingError(
-            f"{path} is not a table of configurations ({error!r}); see the docstring of train.sweep."
-        ) from error
-    missing = [run for run in planned if not (ROOT / "results" / f"{run[0]}.json").exists()]
-    print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
-    for name, line, recipe in missing:
-        print(name, flush=True)
-        resume = not line.replace and (ROOT / "checkpoints" / f"{name}.pt").exists()
-        with mock.patch.dict(globals(), line.replace):
-            run(line.model, recipe, name, device, line.validate, resume, what=line.what)
 
 
 def whole_number(text):
@@ -757,11 +701,6 @@ def parse(arguments):
         action="store_true",
         help="go on from the last epoch's checkpoint, to the identical result",
     )
-    parser.add_argument(
-        "--sweep",
-        metavar="FILE",
-        help="run a table of configurations, e.g. experiments/05_sprint.py",
-    )
     parser.add_argument("--list", action="store_true", help="print all models and recipes")
     return parser.parse_args(arguments)
 
@@ -786,9 +725,6 @@ def main(arguments=None):
         return
     name = ""
     try:
-        if options.sweep:
-            sweep(options.sweep, options.device)
-            return
         recipe_name = options.recipe or (options.model if options.model in RECIPES else "sprint")
         find(MODELS, options.model, "model")
         recipe = dataclasses.replace(find(RECIPES, recipe_name, "recipe"), seed=options.seed)
@@ -796,11 +732,18 @@ def main(arguments=None):
             recipe = dataclasses.replace(recipe, epochs=options.epochs)
             recipe_name += f"-{options.epochs}epochs"
         name = f"{options.model}-{recipe_name}{'-val' * options.validate}-seed{options.seed}"
-        record = run(options.model, recipe, name, options.device, options.validate, options.resume)
+        record = train_and_record(
+            options.model,
+            recipe,
+            name,
+            options.device,
+            validate=options.validate,
+            resume=options.resume,
+        )
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
-        if not options.sweep and not (ROOT / "checkpoints" / f"{name}.pt").exists():
+        if not paths_of(name).checkpoint.exists():
             sys.exit(
                 "\ntrain.py: stopped before the first epoch was finished; there is nothing to resume, start again."
             )

@@ -327,7 +327,7 @@ def changes_table(groups, base):
         difference = "" if name == base else str(effect(records, plain))
         cells = (
             f"`{name}`",
-            records[0]["what"],
+            records[0]["description"],
             mean_std(accuracy, 100),
             difference,
             mean_std(seconds, digits=1),
@@ -341,7 +341,7 @@ def findings(groups, base, seconds=True):
     """Markdown: each measured effect on the accuracy as a line, then the changes for which none was measured; `seconds`: and the time."""
     plain, lines, without = statistics.mean(record["seconds"] for record in groups[base]), [], []
     for name, records in groups.items():
-        found, what = effect(records, groups[base]), records[0]["what"]
+        found, what = effect(records, groups[base]), records[0]["description"]
         more = (
             f", {statistics.mean(record['seconds'] for record in records) - plain:+.0f} s"
             if seconds

@@ -1,5 +1,49 @@
-"""The ground that everything else stands on: errors that tell the user what to do."""
+"""The ground that all else stands on: the root folder, errors, names, and how a file is written."""
+
+import difflib
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class TrainingError(RuntimeError):
     """A run cannot start or go on; the message says why and what to do."""
+
+
+def find(table, name, noun):
+    """`table[name]`, or a ValueError that calls `name` an unknown `noun` and names the nearest."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? All" if near else "known"
+    raise ValueError(f"Unknown {noun} {name!r}; {hint}: {', '.join(table)}.")
+
+
+def write_atomically(path, write, advice="make the folder writable, then go on with --resume"):
+    """Calls `write(file)` on a temporary file, then renames it to `path`.
+
+    Nobody ever sees half a file: what stood there stays until the new one is whole.
+
+    path: its folder is made where it is missing.
+    write: gets a file that is open for bytes.
+    advice: what to do beside freeing some space, for the message.
+
+    Raises TrainingError where that cannot be written.
+    """
+    path, partial = Path(path), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = f".{path.name}-"
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=name, delete=False) as file:
+            partial = Path(file.name)
+            write(file)
+        partial.chmod(0o644)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        if partial:
+            partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(
+            f"Cannot write {path} ({reason}); free some space or {advice}."
+        ) from None

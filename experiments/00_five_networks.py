@@ -1,12 +1,12 @@
-"""What the five published texts leave open or got wrong, tried. `python train.py --sweep experiments/00_five_networks.py`
+"""What the five published texts leave open or got wrong, tried. `python -m experiments.sweep experiments/00_five_networks.py`
 
 What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000; train.RECIPES has what they favour. The
 "as-run" lines train on all 50,000 with a text's own mistake. A line without records in results/ has not been run yet. The long runs
 without mistakes are `python train.py --model compact` and so on; their records lie in results/ itself.
 """
 
+from experiments.sweep import Run
 from model import StridedNet
-from train import Run
 
 
 def strided_unpadded():
@@ -22,14 +22,20 @@ def compact(name, what, seeds=1, **change):
         change=dict(epochs=12, **change),
         model="compact",
         validate=True,
-        what=what,
+        description=what,
     )
 
 
 def strided(name, what, network="strided", **change):
     change = dict(epochs=12, step_gamma=0.1, augment="flip") | change
     return Run(
-        f"strided-{name}", "strided", 1, change=change, model=network, validate=True, what=what
+        f"strided-{name}",
+        "strided",
+        1,
+        change=change,
+        model=network,
+        validate=True,
+        description=what,
     )
 
 
@@ -40,7 +46,7 @@ def as_run(name, what, suffix="", **change):
         1,
         change=dict(augment=f"{name}_as_run", **change),
         model=name,
-        what=what,
+        description=what,
     )
 
 

@@ -1,4 +1,4 @@
-"""Dense against depthwise-separable convolutions: the runs behind 01_depthwise.ipynb. `python train.py --sweep experiments/01_depthwise.py`
+"""Dense against depthwise-separable convolutions: the runs behind 01_depthwise.ipynb. `python -m experiments.sweep experiments/01_depthwise.py`
 
 One plan, `net`'s, with every 3x3 convolution after the first of one kind. The sprint's recipe for all; judged on
 held-out images. A line without records in results/ has not been run yet.
@@ -6,8 +6,8 @@ held-out images. A line without records in results/ has not been run yet.
 
 from torch import nn
 
+from experiments.sweep import Comparison, Run
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_block, separable_block
-from train import Run
 
 
 class Plan(FourBlocks):
@@ -37,7 +37,7 @@ def line(name, what, *plan, seeds=3, **change):
         return Plan(*plan)
 
     build.__name__ = name
-    return Run(name, "sprint", seeds, change=change, model=build, validate=True, what=what)
+    return Run(name, "sprint", seeds, change=change, model=build, validate=True, description=what)
 
 
 RUNS = [
@@ -55,4 +55,21 @@ RUNS = [
         SEPARABLE,
         epochs=20,
     ),
+]
+
+COMPARISONS = [
+    Comparison(
+        "depthwise-separable against dense 3x3 convolutions",
+        "dense",
+        ("separable", "separable-wide", "separable-5", "separable-7"),
+    ),
+    Comparison(
+        "larger depthwise kernels, at equal width", "separable", ("separable-5", "separable-7")
+    ),
+    Comparison(
+        "against the dense ones in twice the epochs, about half of the time",
+        "dense-20epochs",
+        ("separable-wide",),
+    ),
+    Comparison("both in 20 epochs", "dense-20epochs", ("separable-wide-20epochs",)),
 ]

@@ -1,4 +1,4 @@
-"""Ways to see far: the runs behind 02_dilated.ipynb. `python train.py --sweep experiments/02_dilated.py`
+"""Ways to see far: the runs behind 02_dilated.ipynb. `python -m experiments.sweep experiments/02_dilated.py`
 
 All networks have the same layers with the same weights' shapes; they differ in dilation, or in how the map gets smaller on the way to the
 last layers. The sprint's recipe for all; judged on held-out images.
@@ -6,8 +6,8 @@ last layers. The sprint's recipe for all; judged on held-out images.
 
 from torch import nn
 
+from experiments.sweep import Comparison, Run
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_block
-from train import Run
 
 
 class Dilated(FourBlocks):
@@ -44,7 +44,7 @@ def line(name, what, network, *plan, seeds=3, **change):
         return network(*plan)
 
     build.__name__ = name
-    return Run(name, "sprint", seeds, change=change, model=build, validate=True, what=what)
+    return Run(name, "sprint", seeds, change=change, model=build, validate=True, description=what)
 
 
 RUNS = [
@@ -62,4 +62,14 @@ RUNS = [
     line("plain-map", "no second stride, 16x16 to the end", Reach, "nothing"),
     line("dilation-1-20epochs", "no dilation at 8x8, 20 epochs", Dilated, 1, 1, 1, epochs=20),
     line("dilation-2-20epochs", "dilation 2 at 8x8, 20 epochs", Dilated, 2, 2, 2, epochs=20),
+]
+
+COMPARISONS = [
+    Comparison(
+        "other ways to see far, against two strides and no dilation",
+        "dilation-1",
+        ("dilation-2", "dilation-3", "dilation-123", "average", "dilated-map", "plain-map"),
+    ),
+    Comparison("on the larger map, against no dilation", "plain-map", ("dilated-map",)),
+    Comparison("no dilation in 20 epochs", "dilation-1-20epochs", ("dilation-2-20epochs",)),
 ]

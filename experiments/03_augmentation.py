@@ -1,25 +1,17 @@
-"""What each augmentation buys, and when: the runs behind 03_augmentation.ipynb. `python train.py --sweep experiments/03_augmentation.py`
+"""What each augmentation buys, and when: the runs behind 03_augmentation.ipynb. `python -m experiments.sweep experiments/03_augmentation.py`
 
 `net` with the sprint's optimiser on whole images, and `compact` with its own recipe; 45,000 images, judged on the other 5,000. The budgets
 are 3 (`net` alone), 10 and 30 epochs; the schedule is stretched to each.
 """
 
-from dataset import AUGMENTATIONS, Augmentation, cutout, flip, shift_scale_rotate
-from train import Run
+from dataset import Augmentation, cutout, flip, shift_scale_rotate
+from experiments.sweep import Comparison, Run
 
-
-def holes(side):
-    """The assignment's cutout, `side` pixels instead of 16."""
-    hole = cutout(0.5)
-    hole.hole_height_range = hole.hole_width_range = (side, side)
-    return hole
-
-
-AUGMENTATIONS |= {
+AUGMENTATIONS = {
     "shift-scale-rotate": Augmentation((lambda: shift_scale_rotate(0.5),)),
     "cutout": Augmentation((lambda: cutout(0.5),)),
-    "cutout 8": Augmentation((lambda: holes(8),)),
-    "cutout 24": Augmentation((lambda: holes(24),)),
+    "cutout 8": Augmentation((lambda: cutout(0.5, side=8),)),
+    "cutout 24": Augmentation((lambda: cutout(0.5, side=24),)),
     "ssr strong": Augmentation((lambda: shift_scale_rotate(0.5, 0.125, 0.2, 30),)),
     "ssr extreme": Augmentation((lambda: shift_scale_rotate(0.5, 0.25, 0.4, 60),)),
     "all, always": Augmentation((flip, lambda: shift_scale_rotate(1.0), lambda: cutout(1.0))),
@@ -53,7 +45,7 @@ def line(name, epochs, network="net", seeds=3):
         change=change,
         model=network,
         validate=True,
-        what=what,
+        description=what,
     )
 
 
@@ -62,4 +54,37 @@ RUNS = [
     *(line(name, 10) for name in SINGLE | STRENGTHS),
     *(line(name, 30) for name in SINGLE),
     *(line(name, epochs, "compact") for epochs in (10, 30) for name in ("none", "all")),
+]
+
+ALONE = ("flip", "ssr", "cutout", "all")
+COMPARISONS = [
+    *(
+        Comparison(
+            f"augmentation against none, {epochs} epochs",
+            f"net-none-{epochs}",
+            tuple(f"net-{name}-{epochs}" for name in ALONE),
+        )
+        for epochs in (3, 10, 30)
+    ),
+    *(
+        Comparison(
+            f"`compact` with its own recipe, {epochs} epochs",
+            f"compact-none-{epochs}",
+            (f"compact-all-{epochs}",),
+        )
+        for epochs in (10, 30)
+    ),
+    Comparison(
+        "other holes than the assignment's 16x16, 10 epochs",
+        "net-cutout-10",
+        ("net-cutout-8-10", "net-cutout-24-10"),
+    ),
+    Comparison(
+        "stronger than shift 0.0625, scale 0.1, rotate 15 degrees, 10 epochs",
+        "net-ssr-10",
+        ("net-ssr-strong-10", "net-ssr-extreme-10"),
+    ),
+    Comparison(
+        "all three, each on half of the images, 10 epochs", "net-all-10", ("net-all-always-10",)
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb. `python train.py --sweep experiments/04_mistakes.py`
+"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb. `python -m experiments.sweep experiments/04_mistakes.py`
 
 The sprint's budget (`net`, 10 epochs, batch 512) on whole images with albumentations; 45,000 images, judged on the other 5,000.
 Mistakes that need no training (augmented test images, unweighted averages, ...) are made in the notebook, on trained networks.
@@ -8,9 +8,10 @@ import albumentations as A
 from torch import nn
 
 import dataset
-from dataset import AUGMENTATIONS, Augmentation, cutout, flip, make_batches, shift_scale_rotate
+from dataset import AlbumentationsBatches, Augmentation, cutout, flip, shift_scale_rotate
+from experiments.sweep import Comparison, Run
 from model import Net
-from train import Run, make_schedule
+from train import make_schedule
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -37,32 +38,25 @@ def black():
     return cutout(0.5, fill=tuple(value / 255 for value in dataset.MEAN))
 
 
-AUGMENTATIONS |= {
+AUGMENTATIONS = {
     "mistakes: defaults": Augmentation((flip, lambda: shift_scale_rotate(0.5), ignored)),
     "mistakes: black": Augmentation((flip, lambda: shift_scale_rotate(0.5), black)),
     "mistakes: zoomed": Augmentation((flip, zoomed, lambda: cutout(0.5))),
-    "mistakes: half": Augmentation(AUGMENTATIONS["standard"].transforms, mean=HALF, std=HALF),
+    "mistakes: half": Augmentation(
+        dataset.AUGMENTATIONS["standard"].transforms, mean=HALF, std=HALF
+    ),
 }
 
 
-class Replayed(dataset.AlbumentationsBatches):
-    """No worker_init_fn: every worker of every epoch draws the same random stream (albumentations 2.0.8)."""
+class Replayed(AlbumentationsBatches):
+    """Workers that are not seeded: each, in every epoch, draws the same random stream."""
 
-    def __iter__(self):
-        seed, dataset._seed_worker = dataset._seed_worker, None
-        try:
-            yield from super().__iter__()
-        finally:
-            dataset._seed_worker = seed
+    seed_worker = None
 
 
-def make_replayed(
-    images, labels, batch_size, augment, engine="albumentations", train=True, seed=0, device="cpu"
-):
-    """dataset.make_batches with Replayed for the training images."""
-    if not train:
-        return make_batches(images, labels, batch_size, augment, train=False, device=device)
-    return Replayed(images, labels, batch_size, augment, seed, device, None)
+def make_replayed(images, labels, batch_size, augment, engine, seed, device):
+    """dataset.make_batches, with Replayed."""
+    return Replayed(images, labels, batch_size, augment, seed, device, workers=None)
 
 
 class PerEpoch:
@@ -98,7 +92,13 @@ ONECYCLE = dict(optimizer="sgd", lr=0.5, schedule="onecycle", warmup=0.3)
 
 def line(name, what, change=None, seeds=3, **details):
     return Run(
-        name, "sprint", seeds, change=STANDARD | (change or {}), validate=True, what=what, **details
+        name,
+        "sprint",
+        seeds,
+        change=STANDARD | (change or {}),
+        validate=True,
+        description=what,
+        **details,
     )
 
 
@@ -123,7 +123,7 @@ RUNS = [
     line(
         "replayed",
         "workers that replay one random stream",
-        replace=dict(make_batches=make_replayed),
+        variants=dict(make_batches=make_replayed),
     ),
     line("log-softmax", "log-softmax before the cross-entropy", model=log_softmax),
     line("onecycle", "SGD with OneCycleLR, stepped each batch", ONECYCLE),
@@ -131,6 +131,17 @@ RUNS = [
         "onecycle-per-epoch",
         "SGD with OneCycleLR, stepped each epoch",
         ONECYCLE,
-        replace=dict(make_schedule=stepped_per_epoch),
+        variants=dict(make_schedule=stepped_per_epoch),
+    ),
+]
+
+COMPARISONS = [
+    Comparison(
+        "common mistakes, against the same training without them",
+        "right",
+        ("ignored-arguments", "black-hole", "zoomed", "half", "replayed", "log-softmax"),
+    ),
+    Comparison(
+        "one more, against the schedule as it is meant", "onecycle", ("onecycle-per-epoch",)
     ),
 ]

@@ -1,8 +1,8 @@
-"""The sprint on other processors: `python train.py --sweep experiments/05_processors.py` on two cores of one of them.
+"""The sprint on other processors: `python -m experiments.sweep experiments/05_processors.py` on two cores of one of them.
 
 The records of ten seeds (results/net-sprint-seed*.json) are from processors that multiply bfloat16; this one is not.
 """
 
-from train import Run
+from experiments.sweep import Run
 
-RUNS = [Run("avx2", "sprint", 1, what="two cores with AVX2 and nothing newer, in float32")]
+RUNS = [Run("avx2", "sprint", 1, description="two cores with AVX2 and nothing newer, in float32")]

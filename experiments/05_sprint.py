@@ -1,7 +1,7 @@
-"""The sprint, one change at a time: the runs behind 05_sprint.ipynb. `python train.py --sweep experiments/05_sprint.py`
+"""The sprint, one change at a time: the runs behind 05_sprint.ipynb. `python -m experiments.sweep experiments/05_sprint.py`
 
-Every run trains on 45,000 images and is judged on the other 5,000. A change that is no field of a Recipe is a network or a
-function here, put in the place of train.py's own ("replace").
+Every run trains on 45,000 images and is judged on the other 5,000. A change that is no field of a
+Recipe is a network, or a function that `train.fit` gets in the place of its own.
 """
 
 import functools
@@ -15,12 +15,9 @@ from torch import nn
 
 from core.device import autocast
 from dataset import MEAN, STD, DeviceBatches, load_cifar10, split
+from experiments.sweep import Comparison, Run
 from model import Net, Residual, conv_block
-from train import Muon, Run, make_optimizer
-from train import _train_epoch as plain_epoch
-
-DATA = load_cifar10(progress=False)
-
+from train import Muon, make_optimizer, muon_groups, train_epoch
 
 # ----------------------------------------------------------------------------------------------------------- the network
 
@@ -31,7 +28,9 @@ def whitened():
     D. Page 2019, "How to train your ResNet"; K. Jordan 2024, airbench (arXiv:2404.00498).
     """
     network = Net()
-    images = torch.from_numpy(DATA.train_images[split(DATA.train_labels)[0][::9]]).float() / 255
+    data = load_cifar10(progress=False)
+    chosen, _ = split(data.train_labels)
+    images = torch.from_numpy(data.train_images[chosen[::9]]).float() / 255
     images = ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(
         0, 3, 1, 2
     )  # (5000, 3, 32, 32)
@@ -104,9 +103,7 @@ class Lookahead(Muon):
 
 def lookahead(model, recipe):
     """The sprint's optimiser with Lookahead."""
-    optimizer = make_optimizer(model, recipe)
-    optimizer.__class__ = Lookahead
-    return optimizer
+    return Lookahead(muon_groups(model, recipe), recipe.lr, recipe.momentum)
 
 
 # ----------------------------------------------------------------------------------------------------- images and epochs
@@ -149,28 +146,21 @@ class Pruned(DeviceBatches):
         return self.used
 
 
-def make_pruned(
-    images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"
-):
-    """dataset.make_batches with Pruned for the training images."""
-    return (Pruned if train else DeviceBatches)(
-        images, labels, batch_size, augment, train, seed, device
-    )
+def make_pruned(images, labels, batch_size, augment, engine, seed, device):
+    """dataset.make_batches, with Pruned."""
+    return Pruned(images, labels, batch_size, augment, True, seed, device)
 
 
-def make_alternating(
-    images, labels, batch_size, augment, engine="device", train=True, seed=0, device="cpu"
-):
-    """dataset.make_batches with Alternating for the training images."""
-    return (Alternating if train else DeviceBatches)(
-        images, labels, batch_size, augment, train, seed, device
-    )
+def make_alternating(images, labels, batch_size, augment, engine, seed, device):
+    """dataset.make_batches, with Alternating."""
+    return Alternating(images, labels, batch_size, augment, True, seed, device)
 
 
-def pruned_epoch(
-    model, batches, recipe, optimizer, schedule, scaler, precision, description, progress
-):
-    """train._train_epoch, with a weight for each image and a note of its loss; loss and accuracy are those of the images used."""
+def pruned_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, progress):
+    """train.train_epoch with a weight for each image and a note of its loss.
+
+    Loss and accuracy are those of the images that were used.
+    """
     model.train()
     total, correct, count = 0.0, 0, 0
     for images, labels in batches:
@@ -185,11 +175,9 @@ def pruned_epoch(
         optimizer.step()
         schedule.step()
         batches.losses[used] = losses.detach()
-        total, correct, count = (
-            total + losses.sum().item(),
-            correct + (logits.argmax(1) == labels).sum().item(),
-            count + len(labels),
-        )
+        total += losses.sum().item()
+        correct += (logits.argmax(1) == labels).sum().item()
+        count += len(labels)
     return total / count, correct / count
 
 
@@ -204,20 +192,20 @@ def compiled(model):
 
 
 def compiled_epoch(model, *rest):
-    """train._train_epoch on the compiled network."""
-    return plain_epoch(compiled(model), *rest)
+    """train.train_epoch on the compiled network."""
+    return train_epoch(compiled(model), *rest)
 
 
 # ------------------------------------------------------------------------------------------------------------- the table
 
 
 def validated(name, what, seeds=3, **details):
-    return Run(name, "sprint", seeds, what=what, validate=True, **details)
+    return Run(name, "sprint", seeds, description=what, validate=True, **details)
 
 
 GROWING = ((0, 24, 2, 24), (0.5, 32, 4, 32))
 LATER = ((0.3, 32, 0, 24), (0.5, 32, 0, 28))
-PRUNED = dict(make_batches=make_pruned, _train_epoch=pruned_epoch)
+PRUNED = dict(make_batches=make_pruned, train_epoch=pruned_epoch)
 RUNS = [
     validated("sprint", "nothing", seeds=5),
     validated(
@@ -226,29 +214,29 @@ RUNS = [
         change=dict(optimizer="sgd", nesterov=True, lr=0.5),
     ),
     validated("8-epochs", "8 epochs instead of 10", change=dict(epochs=8)),
-    validated("pruned", "half of the 40 % easiest images left out", replace=PRUNED),
+    validated("pruned", "half of the 40 % easiest images left out", variants=PRUNED),
     validated(
         "pruned-12-epochs",
         "half of the 40 % easiest images left out, 12 epochs",
         change=dict(epochs=12),
-        replace=PRUNED,
+        variants=PRUNED,
     ),
     validated("whitened", "first layer whitens the patches and is frozen", model=whitened),
     validated("dirac", "dense 3x3 convolutions start as the identity", model=dirac),
     validated(
         "fast-biases",
         "BatchNorm biases learn 8 times as fast",
-        replace=dict(make_optimizer=fast_biases),
+        variants=dict(make_optimizer=fast_biases),
     ),
     validated(
         "alternating-flip",
         "each image mirrored in every other epoch",
-        replace=dict(make_batches=make_alternating),
+        variants=dict(make_batches=make_alternating),
     ),
     validated(
         "lookahead",
         "Lookahead: every 5 steps half of the way back",
-        replace=dict(make_optimizer=lookahead),
+        variants=dict(make_optimizer=lookahead),
     ),
     validated("narrow", "16 instead of 32 channels at 16x16", model=narrow),
     validated(
@@ -274,7 +262,7 @@ RUNS = [
     validated(
         "compiled",
         "torch.compile, its compilation counted",
-        replace=dict(_train_epoch=compiled_epoch),
+        variants=dict(train_epoch=compiled_epoch),
     ),
     validated(
         "whole-images",
@@ -292,4 +280,12 @@ RUNS = [
         "20x20 crops in the first 0.3 of the epochs",
         change=dict(views=((0, 32, 0, 20), *LATER)),
     ),
+]
+
+COMPARISONS = [
+    Comparison(
+        "what the sprint's parts are worth, and what did not pay",
+        "sprint",
+        tuple(run.name for run in RUNS if run.name != "sprint"),
+    )
 ]

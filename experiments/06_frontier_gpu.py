@@ -1,17 +1,13 @@
-"""The large design, for a GPU: `python train.py --sweep experiments/06_frontier_gpu.py`. Cut off, it goes on from the last epoch.
+"""The large design, for a GPU: `python -m experiments.sweep experiments/06_frontier_gpu.py`. Cut off, it goes on from the last epoch.
 
 Depthwise kernels of 7x7 at 32x32 take minutes an epoch on a CPU. First its lengths and cutout on 45,000 images, judged on the other
 5,000, then the long run on all. Rehearsed on a CPU only, with one epoch of 256 images (tests/test_experiments.py).
 """
 
-import runpy
-from pathlib import Path
-
 import torch
 
-from train import Run
-
-Mixed = runpy.run_path(str(Path(__file__).with_name("06_frontier.py")))["Mixed"]
+from experiments.mixed import Mixed
+from experiments.sweep import Run
 
 
 def mixed():
@@ -29,7 +25,7 @@ def line(name, epochs, seeds, what, augment="flip_shift", **details):
         seeds,
         change=dict(epochs=epochs, augment=augment),
         model=mixed,
-        what=what,
+        description=what,
         **details,
     )
 

@@ -1,0 +1,54 @@
+"""The large design of 06_frontier and 06_frontier_gpu: depthwise kernels of several sizes."""
+
+import torch
+from torch import nn
+
+from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_block
+
+
+class MixedDepthwise(nn.Module):
+    """Depthwise convolution with four kinds of kernels, a quarter of the channels each: none, 3x3, 7x7, and 7x7 with dilation 3.
+
+    The idea is InceptionNeXt's (arXiv:2303.16900); the kernels are those of xvel/cifar10-tiniest.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        quarter = channels // 4
+        self.small = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter, bias=False)
+        self.large = nn.Conv2d(quarter, quarter, 7, padding=3, groups=quarter, bias=False)
+        self.dilated = nn.Conv2d(
+            quarter, quarter, 7, padding=9, dilation=3, groups=quarter, bias=False
+        )
+
+    def forward(self, x):
+        kept, small, large, dilated = x.chunk(4, 1)
+        return torch.cat([kept, self.small(small), self.large(large), self.dilated(dilated)], 1)
+
+
+def mixed_block(channels, inner):
+    """Depthwise, normalisation, then two 1x1 convolutions with a ReLU between: (N, channels, H, W), residual."""
+    mix = [
+        nn.Conv2d(channels, inner, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inner, channels, 1, bias=False),
+    ]
+    return Residual(MixedDepthwise(channels), nn.BatchNorm2d(channels), *mix)
+
+
+class Mixed(FourBlocks):
+    """Large depthwise kernels at 32x32 and 16x16: 197,046 parameters. For a GPU: an epoch takes minutes on a CPU."""
+
+    def __init__(self, widths=(64, 112), depths=(3, 3), expansion=1.5):
+        super().__init__()
+        a, b = widths
+        first, second = (
+            [mixed_block(width, int(expansion * width)) for _ in range(depth)]
+            for width, depth in zip(widths, depths, strict=True)
+        )
+        self.c1 = nn.Sequential(conv_block(3, a), *first[:1])
+        self.c2 = nn.Sequential(*first[1:])
+        self.c3 = nn.Sequential(conv_block(a, b, kernel=2, stride=2, padding=0), *second[:1])
+        self.c4 = nn.Sequential(*second[1:], nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+        self.pool = GlobalAveragePool()
+        self.output = nn.Sequential(nn.Flatten(), nn.Linear(b, NUM_CLASSES))

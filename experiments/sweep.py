@@ -1,0 +1,155 @@
+"""Trains every run of a table, and leaves a record of each.
+
+    python -m experiments.sweep experiments/05_sprint.py
+
+A table is a Python file with a list RUNS of `Run`; COMPARISONS, a list of `Comparison`, says which of
+them are compared with which, and AUGMENTATIONS adds pipelines of its own. What is recorded in
+results/<table>/ is skipped, what was cut off is resumed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import train
+from core.common import TrainingError, find
+from dataset import AUGMENTATIONS, DataError
+
+# What of `fit` a run may put something else in the place of.
+VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
+
+
+class Run(NamedTuple):
+    """A line of a table: one configuration, trained with the seeds 0 to `seeds` - 1.
+
+    name: of the record, results/<table>/<name>-seed<k>.json.
+    recipe: a name in RECIPES.
+    change: {field of the recipe: its value here}.
+    model: a name in MODELS, or a function that builds a network.
+    validate: train on 45,000 images, judged on the other 5,000.
+    description: what differs, in words.
+    variants: {argument of train.fit: what this run passes}, one of VARIANTS.
+    """
+
+    name: str
+    recipe: str
+    seeds: int
+    change: dict = {}  # noqa: RUF012
+    model: object = "net"
+    validate: bool = False
+    description: str = ""
+    variants: dict = {}  # noqa: RUF012
+
+
+class Comparison(NamedTuple):
+    """A question that a table answers: what do `others`, names of runs, change against `base`?"""
+
+    question: str
+    base: str
+    others: tuple
+
+
+def load_table(path):
+    """The module of the table `path`, run once; from then on recipes can name its AUGMENTATIONS.
+
+    Raises ValueError where there is no such file, or a name in AUGMENTATIONS is taken.
+    """
+    return _load(Path(path).resolve())
+
+
+@functools.cache
+def _load(path):
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    own = getattr(table, "AUGMENTATIONS", {})
+    if taken := own.keys() & AUGMENTATIONS.keys():
+        raise ValueError(f"there are augmentations already that are called {', '.join(taken)}")
+    AUGMENTATIONS.update(own)
+    return table
+
+
+def plan(path):
+    """All runs of the table `path`: a list of (name of the record, Run, Recipe).
+
+    Raises TrainingError for a file that is no table, a recipe that does not exist or cannot be.
+    """
+    path = Path(path)
+    try:
+        planned = [
+            (f"{path.stem}/{run.name}-seed{seed}", run, recipe_of(run, seed))
+            for run in load_table(path).RUNS
+            for seed in range(run.seeds)
+        ]
+    except Exception as error:
+        raise TrainingError(
+            f"{path} is not a table of runs ({error!r}); experiments/sweep.py says what one is."
+        ) from error
+    return planned
+
+
+def recipe_of(run, seed):
+    """The Recipe of a `Run` with this seed. Raises ValueError for unknown names and bad values."""
+    if unknown := run.variants.keys() - VARIANTS:
+        raise ValueError(f"fit takes no {', '.join(unknown)}, only {', '.join(sorted(VARIANTS))}")
+    recipe = find(train.RECIPES, run.recipe, "recipe")
+    return dataclasses.replace(recipe, **run.change, seed=seed)
+
+
+def sweep(path, device=None):
+    """Trains what the table `path` plans and results/ lacks. One run's failure is told at the end.
+
+    A run with variants starts anew where it was cut off: what they keep is in no checkpoint.
+
+    Raises TrainingError for a file that is no table, or if a run failed.
+    """
+    planned = plan(path)
+    missing = [line for line in planned if not train.paths_of(line[0]).record.exists()]
+    print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
+    failed = []
+    for name, run, recipe in missing:
+        print(name, flush=True)
+        resume = not run.variants and train.paths_of(name).checkpoint.exists()
+        try:
+            train.train_and_record(
+                run.model,
+                recipe,
+                name,
+                device,
+                validate=run.validate,
+                resume=resume,
+                description=run.description,
+                **run.variants,
+            )
+        except (TrainingError, ValueError) as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+    if failed:
+        raise TrainingError(f"{len(failed)} runs failed: {', '.join(failed)}.")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sweep", description=inspect.getdoc(sys.modules[__name__])
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("table", help="a table of runs, e.g. experiments/05_sprint.py")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    options = parser.parse_args()
+    try:
+        sweep(options.table, options.device)
+    except (TrainingError, DataError) as error:
+        sys.exit(f"sweep: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nsweep: stopped. Go on with the same command.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A table of runs: what is missing is trained, what is wrong is told in a sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import train
+from core.common import TrainingError
+from experiments import sweep
+
+TABLE = """
+import torch
+from experiments.sweep import Run
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 10)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+def adam(model, recipe):
+    return torch.optim.Adam(model.parameters(), 0.0)
+
+SHORT = dict(epochs=1, augment="none")
+VARIANTS = dict(make_optimizer=adam)
+RUNS = [
+    Run("diverges", "sprint", 1, SHORT | dict(optimizer="sgd", lr=1e30, epochs=3), model=Tiny),
+    Run("plain", "sprint", 2, SHORT),
+    Run("own", "sprint", 1, SHORT, model=Tiny, description="my network", variants=VARIANTS),
+]
+"""
+
+
+@pytest.fixture
+def course(small, tmp_path, monkeypatch):
+    """A root folder of its own, and 600 images."""
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "load_cifar10", lambda progress: small)
+    return tmp_path
+
+
+def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsys):
+    path = course / "05_table.py"
+    path.write_text(TABLE)
+    with pytest.raises(TrainingError, match="1 runs failed: 05_table/diverges-seed0"):
+        sweep.sweep(path)
+    assert "lower the learning rate" in capsys.readouterr().err
+    records = sorted((course / "results" / "05_table").iterdir())
+    names = ["own-seed0.json", "plain-seed0.json", "plain-seed1.json"]
+    assert [record.name for record in records] == names
+    own, plain = json.loads(records[0].read_text()), json.loads(records[2].read_text())
+    assert (plain["model"], plain["seed"], plain["recipe"]["augment"]) == ("net", 1, "none")
+    assert (own["model"], own["description"], own["parameters"]) == ("Tiny", "my network", 40)
+    saved = torch.load(course / "weights" / "05_table" / "own-seed0.pt", weights_only=True)
+    torch.manual_seed(0)
+    start = torch.nn.Linear(3, 10)
+    assert torch.equal(saved["state"]["fc.weight"], start.weight)  # Adam with a rate of 0
+
+    records[2].unlink()
+    before = records[1].stat().st_mtime_ns
+    with pytest.raises(TrainingError):
+        sweep.sweep(path)
+    assert records[1].stat().st_mtime_ns == before
+    assert records[2].exists()
+
+
+BAD = {
+    "RUNS = [": "never closed",
+    "": "no attribute 'RUNS'",
+    'RUNS = [Run("x", "sprint", 1, change=dict(lrr=1))]': "lrr",
+    'RUNS = [Run("x", "sprimt", 1)]': "Unknown recipe 'sprimt'; did you mean sprint",
+    'RUNS = [Run("x", "sprint", 1, chnage={})]': "chnage",
+    'RUNS = [Run("x", "sprint", 1, variants=dict(optimiser=print))]': "fit takes no optimiser",
+    'AUGMENTATIONS = {"flip": None}\nRUNS = []': "called flip",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_broken_table_is_refused_in_one_sentence(text, tmp_path):
+    path = tmp_path / "table.py"
+    path.write_text("from experiments.sweep import Run\n" + text)
+    with pytest.raises(TrainingError, match=r"table\.py is not a table of runs") as caught:
+        sweep.plan(path)
+    assert BAD[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line(tmp_path):
+    def said(*arguments):
+        command = [sys.executable, "-m", "experiments.sweep", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    done = said("experiments/05_processors.py")  # all its runs are recorded
+    assert done.returncode == 0
+    assert "1 runs, 1 recorded already" in done.stdout
+    missing = said(str(tmp_path / "none.py"))
+    assert missing.returncode == 1
+    assert "there is no file" in missing.stderr
+    assert missing.stderr.count("\n") == 1
+    assert "a list RUNS of `Run`" in said("--help").stdout
