@@ -1,17 +1,15 @@
 # make run     build .venv, fetch the data, execute the main notebook, write S9_Final.html
 # make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
 # make bench   images per second of the augmentation engines
-# make sprint  time to 85 %: the sprint against the best published recipe (about an hour)
-# make readme  redraw images/ and README's tables from results/
-# make badges  stamp the repository's owner/name (pyproject.toml) into README and notebooks
+# make sprint  time to 85 %: the sprint against the best published recipe
+# make readme  redraw images/, README's tables and results/README.md from results/
+# make badges  stamp the git remote's owner/name into README and notebooks
 
 PYTHON = .venv/bin/python
-COMMAND_bench = dataset.py --bench
-COMMAND_sprint = bench_sprint.py
 
 run: .venv/done
 	$(PYTHON) dataset.py
-	$(PYTHON) tools/run_notebook.py S9_Final.ipynb
+	$(PYTHON) -m tools.run_notebook S9_Final.ipynb
 
 test: .venv/done
 	$(PYTHON) -m ruff check .
@@ -19,8 +17,14 @@ test: .venv/done
 	$(PYTHON) dataset.py
 	$(PYTHON) -m pytest --nbval
 
-bench sprint readme badges: .venv/done
-	$(PYTHON) $(or $(COMMAND_$@),utils.py $@)
+bench: .venv/done
+	$(PYTHON) -m tools.bench_engines
+
+sprint: .venv/done
+	$(PYTHON) -m tools.bench_sprint
+
+readme badges: .venv/done
+	$(PYTHON) -m tools.$@
 
 .venv/done: requirements.txt
 	python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

@@ -1,6 +1,8 @@
-"""The ground that all else stands on: the root folder, errors, names, and how a file is written."""
+"""The ground that all else stands on: root folder, errors, names, files, command lines."""
 
+import argparse
 import difflib
+import json
 import tempfile
 from pathlib import Path
 
@@ -47,3 +49,31 @@ def write_atomically(path, write, advice="make the folder writable, then go on w
         raise TrainingError(
             f"Cannot write {path} ({reason}); free some space or {advice}."
         ) from None
+
+
+def check_writable(paths):
+    """Raises TrainingError where one of `paths` could not be written: before the training."""
+    for path in paths:
+        trial = path.with_suffix(".test")
+        write_atomically(trial, lambda file: None)
+        trial.unlink()
+
+
+def write_json(path, content):
+    """Writes a record, a dictionary, as JSON; see `write_atomically`."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that refuses in one sentence."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} See python {self.prog} --help.\n")
+
+
+def whole_number(text):
+    """For a command line: an integer of 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more.")
+    return int(text)

@@ -28,7 +28,9 @@ CPU_FLOAT16 = {"avx512_fp16", "amx_fp16", "fp16_arith"}
 
 
 def pick_device(name=None):
-    """The torch.device `name`, e.g. "cpu" or "cuda:1"; for None the accelerator that torch finds, else the CPU.
+    """The torch.device `name`, e.g.
+
+    "cpu" or "cuda:1"; for None the accelerator that torch finds, else the CPU.
 
     Raises TrainingError where it is asked for and not there.
     """
@@ -45,17 +47,20 @@ def pick_device(name=None):
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
     if device.type not in ("cpu", found.type):
         raise TrainingError(
-            f"Device {str(name)!r} was asked for, but torch finds none here; use --device cpu, or leave --device out."
+            f"Device {str(name)!r} was asked for, but torch finds none here; "
+            "use --device cpu, or leave --device out."
         )
     return device
 
 
 def native_precisions(kind, features=(), capability=(0, 0)):
-    """The precisions that a device multiplies in hardware, the fastest first; the last one is always float32.
+    """The precisions that a device multiplies in hardware, the fastest first; the last one is
+    always float32.
 
-    kind: the type of a torch.device. features: for a CPU, names as in torch.cpu.get_capabilities(). capability: for
-    CUDA, (major, minor). GPUs of capability 7.x (V100, T4) have tensor cores for float16, from 8.0 on for bfloat16 too;
-    those before 7.0 (P100) gain little from float16. What is not known here computes in float32.
+    kind: the type of a torch.device. features: for a CPU, names as in torch.cpu.get_capabilities().
+    capability: for CUDA, (major, minor). GPUs of capability 7.x (V100, T4) have tensor cores for
+    float16, from 8.0 on for bfloat16 too; those before 7.0 (P100) gain little from float16. What is
+    not known here computes in float32.
     """
     if kind == "cuda" and tuple(capability) >= (8, 0):
         return "bfloat16", "float16", "float32"
@@ -69,9 +74,11 @@ def native_precisions(kind, features=(), capability=(0, 0)):
 
 
 def cpu_features():
-    """The instruction sets that torch can use here, as a set of names; before torch 2.11 it tells fewer of them.
+    """The instruction sets that torch can use here, as a set of names; before torch 2.11 it tells
+    fewer of them.
 
-    Not told by torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512 processor.
+    Not told by torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512
+    processor.
     """
     if torch.backends.cpu.get_cpu_capability() in (
         "AVX2",
@@ -93,8 +100,9 @@ def _native(device):
 def pick_precision(device, wanted="auto"):
     """The precision to compute in on `device`: "float32", "bfloat16" or "float16".
 
-    For "auto" it is the environment variable PRECISION if that is set, else the fastest that the device multiplies in
-    hardware. Anything else is obeyed, with a line of warning where the device can only emulate it.
+    For "auto" it is the environment variable PRECISION if that is set, else the fastest that the
+    device multiplies in hardware. Anything else is obeyed, with a line of warning where the device
+    can only emulate it.
 
     Raises ValueError for an unknown precision.
     """
@@ -111,7 +119,8 @@ def pick_precision(device, wanted="auto"):
         )
     if wanted not in native:
         _warn_once(
-            f"{wanted} is emulated on this device ({describe_device(device)}): slow; {native[0]} is fast here."
+            f"{wanted} is emulated on this device ({describe_device(device)}): slow; "
+            f"{native[0]} is fast here."
         )
     return wanted
 
@@ -122,7 +131,9 @@ def _warn_once(text):
 
 
 def autocast(device, precision="auto"):
-    """The context in which a forward pass on `device` computes in `precision`; "auto": the one that `pick_precision` picks."""
+    """The context in which a forward pass on `device` computes in `precision`; "auto": the one that
+    `pick_precision` picks.
+    """
     device = torch.device(device)
     if precision == "auto":
         precision = pick_precision(device)
@@ -142,8 +153,9 @@ def keep_freed_memory():
 def describe_device(device):
     """For the record: "cuda: Tesla T4, capability 7.5" or "cpu: AMD EPYC, AVX2, 2 threads".
 
-    The instruction set is the one that torch uses; "AVX512 with bfloat16" where the processor multiplies that, too. The
-    processor's name alone does not tell: two that differ by a factor of four both call themselves "AMD EPYC".
+    The instruction set is the one that torch uses; "AVX512 with bfloat16" where the processor
+    multiplies that, too. The processor's name alone does not tell: two that differ by a factor of
+    four both call themselves "AMD EPYC".
     """
     device = torch.device(device)
     if device.type == "cuda":

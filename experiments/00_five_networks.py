@@ -1,8 +1,11 @@
-"""What the five published texts leave open or got wrong, tried. `python -m experiments.sweep experiments/00_five_networks.py`
+"""What the five published texts leave open or got wrong, tried.
 
-What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000; train.RECIPES has what they favour. The
-"as-run" lines train on all 50,000 with a text's own mistake. A line without records in results/ has not been run yet. The long runs
-without mistakes are `python train.py --model compact` and so on; their records lie in results/ itself.
+`python -m experiments.sweep experiments/00_five_networks.py`
+
+What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000;
+train.RECIPES has what they favour. The "as-run" lines train on all 50,000 with a text's own
+mistake. A line without records in results/ has not been run yet. The long runs without mistakes are
+`python train.py --model compact` and so on; their records lie in results/ itself.
 """
 
 from experiments.sweep import Run
@@ -10,7 +13,9 @@ from model import StridedNet
 
 
 def strided_unpadded():
-    """`strided` as its text writes it, no padding in its depthwise convolutions: 8x8 -> 6 -> 4 -> 1 instead of 8x8 -> 8 -> 8 -> 4."""
+    """`strided` as its text writes it, no padding in its depthwise convolutions: 8x8 -> 6 -> 4 -> 1
+    instead of 8x8 -> 8 -> 8 -> 4.
+    """
     return StridedNet(padding=0)
 
 

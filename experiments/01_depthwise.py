@@ -1,7 +1,9 @@
-"""Dense against depthwise-separable convolutions: the runs behind 01_depthwise.ipynb. `python -m experiments.sweep experiments/01_depthwise.py`
+"""Dense against depthwise-separable convolutions: the runs behind 01_depthwise.ipynb.
 
-One plan, `net`'s, with every 3x3 convolution after the first of one kind. The sprint's recipe for all; judged on
-held-out images. A line without records in results/ has not been run yet.
+`python -m experiments.sweep experiments/01_depthwise.py`
+
+One plan, `net`'s, with every 3x3 convolution after the first of one kind. The sprint's recipe for
+all; judged on held-out images. A line without records in results/ has not been run yet.
 """
 
 from torch import nn
@@ -11,7 +13,9 @@ from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_blo
 
 
 class Plan(FourBlocks):
-    """`net`'s plan with `block` for every convolution but the first, `width` channels at 16x16 and twice as many at 8x8."""
+    """`net`'s plan with `block` for every convolution but the first, `width` channels at 16x16 and
+    twice as many at 8x8.
+    """
 
     def __init__(self, block, width, kernel=3):
         super().__init__()
@@ -29,7 +33,9 @@ class Plan(FourBlocks):
 
 
 DENSE, SEPARABLE = 32, 92  # widths with the same number of parameters, within 1 %
-NARROW = 12  # the width at which the dense network has the parameters of the separable one with DENSE channels, within 2 %
+# The width at which the dense network has the parameters of the separable one with DENSE channels,
+# within 2 %.
+NARROW = 12
 
 
 def line(name, what, *plan, seeds=3, **change):

@@ -1,7 +1,10 @@
-"""Ways to see far: the runs behind 02_dilated.ipynb. `python -m experiments.sweep experiments/02_dilated.py`
+"""Ways to see far: the runs behind 02_dilated.ipynb.
 
-All networks have the same layers with the same weights' shapes; they differ in dilation, or in how the map gets smaller on the way to the
-last layers. The sprint's recipe for all; judged on held-out images.
+`python -m experiments.sweep experiments/02_dilated.py`
+
+All networks have the same layers with the same weights' shapes; they differ in dilation, or in how
+the map gets smaller on the way to the last layers. The sprint's recipe for all; judged on held-out
+images.
 """
 
 from torch import nn
@@ -26,8 +29,8 @@ class Dilated(FourBlocks):
 
 
 class Reach(Dilated):
-    """The same layers without the second stride: C2 sees farther by "average" pooling, by "dilation", or by "nothing"; with the
-    last two the map stays at 16x16.
+    """The same layers without the second stride: C2 sees farther by "average" pooling, by
+    "dilation", or by "nothing"; with the last two the map stays at 16x16.
     """
 
     def __init__(self, way):

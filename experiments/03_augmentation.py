@@ -1,10 +1,13 @@
-"""What each augmentation buys, and when: the runs behind 03_augmentation.ipynb. `python -m experiments.sweep experiments/03_augmentation.py`
+"""What each augmentation buys, and when: the runs behind 03_augmentation.ipynb.
 
-`net` with the sprint's optimiser on whole images, and `compact` with its own recipe; 45,000 images, judged on the other 5,000. The budgets
-are 3 (`net` alone), 10 and 30 epochs; the schedule is stretched to each.
+`python -m experiments.sweep experiments/03_augmentation.py`
+
+`net` with the sprint's optimiser on whole images, and `compact` with its own recipe; 45,000 images,
+judged on the other 5,000. The budgets are 3 (`net` alone), 10 and 30 epochs; the schedule is
+stretched to each.
 """
 
-from dataset import Augmentation, cutout, flip, shift_scale_rotate
+from core.augment import Augmentation, cutout, flip, shift_scale_rotate
 from experiments.sweep import Comparison, Run
 
 AUGMENTATIONS = {

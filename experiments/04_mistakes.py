@@ -1,50 +1,55 @@
-"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb. `python -m experiments.sweep experiments/04_mistakes.py`
+"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb.
 
-The sprint's budget (`net`, 10 epochs, batch 512) on whole images with albumentations; 45,000 images, judged on the other 5,000.
-Mistakes that need no training (augmented test images, unweighted averages, ...) are made in the notebook, on trained networks.
+`python -m experiments.sweep experiments/04_mistakes.py`
+
+The sprint's budget (`net`, 10 epochs, batch 512) on whole images with albumentations; 45,000
+images, judged on the other 5,000. Mistakes that need no training (augmented test images, unweighted
+averages, ...) are made in the notebook, on trained networks.
 """
 
 import albumentations as A
 from torch import nn
 
-import dataset
-from dataset import AlbumentationsBatches, Augmentation, cutout, flip, shift_scale_rotate
+from core.augment import MEAN, STANDARD, Augmentation, cutout, flip, shift_scale_rotate, to_bytes
+from core.optim import make_schedule
+from dataset import AlbumentationsBatches
 from experiments.sweep import Comparison, Run
 from model import Net
-from train import make_schedule
 
 HALF = (0.5, 0.5, 0.5)
 
 
 def zoomed():
-    """What `scale_limit=(0.9, 1.1)` asks of ShiftScaleRotate: 1 is added, so the images are magnified 1.9 to 2.1 times."""
+    """What `scale_limit=(0.9, 1.1)` asks of ShiftScaleRotate: 1 is added, so the images are
+    magnified 1.9 to 2.1 times.
+    """
     return A.Affine(
         translate_percent=(-0.0625, 0.0625),
         scale=(1.9, 2.1),
         rotate=(-15, 15),
         keep_ratio=True,
-        fill=dataset._bytes(dataset.MEAN),
+        fill=to_bytes(MEAN),
         p=0.5,
     )
 
 
 def ignored():
-    """What `CoarseDropout(max_holes=1, max_height=16, max_width=16, ...)` does in albumentations 2.x: a warning, then its defaults."""
+    """What `CoarseDropout(max_holes=1, max_height=16, max_width=16, ...)` does in albumentations
+    2.x: a warning, then its defaults.
+    """
     return A.CoarseDropout(p=0.5)
 
 
 def black():
     """`fill=(0.49, 0.48, 0.45)` on an image of 0..255: black."""
-    return cutout(0.5, fill=tuple(value / 255 for value in dataset.MEAN))
+    return cutout(0.5, fill=tuple(value / 255 for value in MEAN))
 
 
 AUGMENTATIONS = {
     "mistakes: defaults": Augmentation((flip, lambda: shift_scale_rotate(0.5), ignored)),
     "mistakes: black": Augmentation((flip, lambda: shift_scale_rotate(0.5), black)),
     "mistakes: zoomed": Augmentation((flip, zoomed, lambda: cutout(0.5))),
-    "mistakes: half": Augmentation(
-        dataset.AUGMENTATIONS["standard"].transforms, mean=HALF, std=HALF
-    ),
+    "mistakes: half": Augmentation(STANDARD, mean=HALF, std=HALF),
 }
 
 
@@ -86,7 +91,7 @@ def log_softmax():
     return network
 
 
-STANDARD = dict(augment="standard", engine="albumentations", views=())
+WHOLE = dict(augment="standard", engine="albumentations", views=())
 ONECYCLE = dict(optimizer="sgd", lr=0.5, schedule="onecycle", warmup=0.3)
 
 
@@ -95,7 +100,7 @@ def line(name, what, change=None, seeds=3, **details):
         name,
         "sprint",
         seeds,
-        change=STANDARD | (change or {}),
+        change=WHOLE | (change or {}),
         validate=True,
         description=what,
         **details,

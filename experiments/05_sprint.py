@@ -1,4 +1,6 @@
-"""The sprint, one change at a time: the runs behind 05_sprint.ipynb. `python -m experiments.sweep experiments/05_sprint.py`
+"""The sprint, one change at a time: the runs behind 05_sprint.ipynb.
+
+`python -m experiments.sweep experiments/05_sprint.py`
 
 Every run trains on 45,000 images and is judged on the other 5,000. A change that is no field of a
 Recipe is a network, or a function that `train.fit` gets in the place of its own.
@@ -13,17 +15,20 @@ import torch._inductor.utils
 import torch.nn.functional as F
 from torch import nn
 
+from core.augment import MEAN, STD
 from core.device import autocast
-from dataset import MEAN, STD, DeviceBatches, load_cifar10, split
+from core.optim import Muon, make_optimizer, muon_groups
+from dataset import DeviceBatches, load_cifar10, split
 from experiments.sweep import Comparison, Run
 from model import Net, Residual, conv_block
-from train import Muon, make_optimizer, muon_groups, train_epoch
+from train import train_epoch
 
-# ----------------------------------------------------------------------------------------------------------- the network
+# -------------------------------------------------------------------------------------- the network
 
 
 def whitened():
-    """First filters: the leading principal components of 4x4 patches, scaled to unit variance, and their negatives; not trained.
+    """First filters: the leading principal components of 4x4 patches, scaled to unit variance, and
+    their negatives; not trained.
 
     D. Page 2019, "How to train your ResNet"; K. Jordan 2024, airbench (arXiv:2404.00498).
     """
@@ -44,7 +49,9 @@ def whitened():
 
 
 def dirac():
-    """Dense 3x3 convolutions start as the identity (as many outputs as have an input), the rest at random. airbench."""
+    """Dense 3x3 convolutions start as the identity (as many outputs as have an input), the rest at
+    random. airbench.
+    """
     network = Net()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size == (3, 3):
@@ -67,11 +74,14 @@ def adaptive_pool():
     return network
 
 
-# --------------------------------------------------------------------------------------------------------- the optimiser
+# ------------------------------------------------------------------------------------ the optimiser
 
 
 def fast_biases(model, recipe, factor=8):
-    """The biases of BatchNorm learn `factor` times as fast, at the same decay a step. airbench (64 times, other units)."""
+    """The biases of BatchNorm learn `factor` times as fast, at the same decay a step.
+
+    airbench (64 times, other units).
+    """
     optimizer = make_optimizer(model, recipe)
     biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     others = optimizer.param_groups[-1]
@@ -86,7 +96,10 @@ def fast_biases(model, recipe, factor=8):
 
 
 class Lookahead(Muon):
-    """Every 5 steps the weights go back half of the way to where they were. Zhang et al. 2019, arXiv:1907.08610."""
+    """Every 5 steps the weights go back half of the way to where they were.
+
+    Zhang et al. 2019, arXiv:1907.08610.
+    """
 
     steps = 0
 
@@ -106,13 +119,16 @@ def lookahead(model, recipe):
     return Lookahead(muon_groups(model, recipe), recipe.lr, recipe.momentum)
 
 
-# ----------------------------------------------------------------------------------------------------- images and epochs
+# -------------------------------------------------------------------------------- images and epochs
 
 
 class Alternating(DeviceBatches):
-    """Each image is mirrored in every other epoch, half of them in the even ones. Jordan 2024, arXiv:2404.00498."""
+    """Each image is mirrored in every other epoch, half of them in the even ones.
 
-    def flipped(self, generator):
+    Jordan 2024, arXiv:2404.00498.
+    """
+
+    def mirrored(self, generator):
         first = (
             torch.rand(len(self.labels), 1, generator=torch.Generator().manual_seed(self.seed))
             < 0.5
@@ -121,9 +137,11 @@ class Alternating(DeviceBatches):
 
 
 class Pruned(DeviceBatches):
-    """Of the 40 % of the images with the smallest last loss, half are left out, at random; the others count twice.
+    """Of the 40 % of the images with the smallest last loss, half are left out, at random; the
+    others count twice.
 
-    The mean gradient stays what it was, an epoch takes four fifths of the time. After Qin et al. 2024, InfoBatch, arXiv:2303.04947.
+    The mean gradient stays what it was, an epoch takes four fifths of the time. After Qin et al.
+    2024, InfoBatch, arXiv:2303.04947.
     """
 
     def __init__(self, *arguments):
@@ -183,7 +201,9 @@ def pruned_epoch(model, batches, optimizer, schedule, scaler, recipe, precision,
 
 @functools.cache
 def compiled(model):
-    """torch.compile without what earlier runs have left, in memory or on disk: every run pays for its own compilation."""
+    """torch.compile without what earlier runs have left, in memory or on disk: every run pays for
+    its own compilation.
+    """
     torch.compiler.reset()
     torch._inductor.utils.clear_caches()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
@@ -196,7 +216,7 @@ def compiled_epoch(model, *rest):
     return train_epoch(compiled(model), *rest)
 
 
-# ------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 def validated(name, what, seeds=3, **details):

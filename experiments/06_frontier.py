@@ -1,7 +1,10 @@
-"""The way to `frontier`: designs under 200,000 parameters, compared. `python -m experiments.sweep experiments/06_frontier.py`
+"""The way to `frontier`: designs under 200,000 parameters, compared.
 
-Every run trains on 45,000 images and is judged on the other 5,000. All designs keep the assignment's rules (model.check_assignment). What
-is asked of each: how accurate is it after about the same time, and what does an epoch cost?
+`python -m experiments.sweep experiments/06_frontier.py`
+
+Every run trains on 45,000 images and is judged on the other 5,000. All designs keep the
+assignment's rules (model.check_assignment). What is asked of each: how accurate is it after about
+the same time, and what does an epoch cost?
 """
 
 from experiments.mixed import Mixed

@@ -1,7 +1,10 @@
-"""The large design, for a GPU: `python -m experiments.sweep experiments/06_frontier_gpu.py`. Cut off, it goes on from the last epoch.
+"""The large design, for a GPU: `python -m experiments.sweep experiments/06_frontier_gpu.py`.
 
-Depthwise kernels of 7x7 at 32x32 take minutes an epoch on a CPU. First its lengths and cutout on 45,000 images, judged on the other
-5,000, then the long run on all. Rehearsed on a CPU only, with one epoch of 256 images (tests/test_experiments.py).
+Cut off, it goes on from the last epoch.
+
+Depthwise kernels of 7x7 at 32x32 take minutes an epoch on a CPU. First its lengths and cutout on
+45,000 images, judged on the other 5,000, then the long run on all. Rehearsed on a CPU only, with
+one epoch of 256 images (tests/test_experiments.py).
 """
 
 import torch

@@ -7,7 +7,8 @@ from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, Residual, conv_blo
 
 
 class MixedDepthwise(nn.Module):
-    """Depthwise convolution with four kinds of kernels, a quarter of the channels each: none, 3x3, 7x7, and 7x7 with dilation 3.
+    """Depthwise convolution with four kinds of kernels, a quarter of the channels each: none, 3x3,
+    7x7, and 7x7 with dilation 3.
 
     The idea is InceptionNeXt's (arXiv:2303.16900); the kernels are those of xvel/cifar10-tiniest.
     """
@@ -27,7 +28,9 @@ class MixedDepthwise(nn.Module):
 
 
 def mixed_block(channels, inner):
-    """Depthwise, normalisation, then two 1x1 convolutions with a ReLU between: (N, channels, H, W), residual."""
+    """Depthwise, normalisation, then two 1x1 convolutions with a ReLU between: (N, channels, H, W),
+    residual.
+    """
     mix = [
         nn.Conv2d(channels, inner, 1, bias=False),
         nn.ReLU(inplace=True),
@@ -37,7 +40,10 @@ def mixed_block(channels, inner):
 
 
 class Mixed(FourBlocks):
-    """Large depthwise kernels at 32x32 and 16x16: 197,046 parameters. For a GPU: an epoch takes minutes on a CPU."""
+    """Large depthwise kernels at 32x32 and 16x16: 197,046 parameters.
+
+    For a GPU: an epoch takes minutes on a CPU.
+    """
 
     def __init__(self, widths=(64, 112), depths=(3, 3), expansion=1.5):
         super().__init__()

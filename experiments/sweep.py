@@ -2,8 +2,8 @@
 
     python -m experiments.sweep experiments/05_sprint.py
 
-A table is a Python file with a list RUNS of `Run`; COMPARISONS, a list of `Comparison`, says which of
-them are compared with which, and AUGMENTATIONS adds pipelines of its own. What is recorded in
+A table is a Python file with a list RUNS of `Run`; COMPARISONS, a list of `Comparison`, says which
+of them are compared with which, and AUGMENTATIONS adds pipelines of its own. What is recorded in
 results/<table>/ is skipped, what was cut off is resumed.
 """
 
@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import train
-from core.common import TrainingError, find
-from dataset import AUGMENTATIONS, DataError
+from core.augment import AUGMENTATIONS
+from core.common import Parser, TrainingError, find
+from core.recipes import RECIPES
+from core.records import paths_of
+from dataset import DataError
 
 # What of `fit` a run may put something else in the place of.
 VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
@@ -99,7 +102,7 @@ def recipe_of(run, seed):
     """The Recipe of a `Run` with this seed. Raises ValueError for unknown names and bad values."""
     if unknown := run.variants.keys() - VARIANTS:
         raise ValueError(f"fit takes no {', '.join(unknown)}, only {', '.join(sorted(VARIANTS))}")
-    recipe = find(train.RECIPES, run.recipe, "recipe")
+    recipe = find(RECIPES, run.recipe, "recipe")
     return dataclasses.replace(recipe, **run.change, seed=seed)
 
 
@@ -111,12 +114,12 @@ def sweep(path, device=None):
     Raises TrainingError for a file that is no table, or if a run failed.
     """
     planned = plan(path)
-    missing = [line for line in planned if not train.paths_of(line[0]).record.exists()]
+    missing = [line for line in planned if not paths_of(line[0], train.ROOT).record.exists()]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
     failed = []
     for name, run, recipe in missing:
         print(name, flush=True)
-        resume = not run.variants and train.paths_of(name).checkpoint.exists()
+        resume = not run.variants and paths_of(name, train.ROOT).checkpoint.exists()
         try:
             train.train_and_record(
                 run.model,
@@ -136,9 +139,7 @@ def sweep(path, device=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.sweep", description=inspect.getdoc(sys.modules[__name__])
-    )
+    parser = Parser("-m experiments.sweep", description=inspect.getdoc(sys.modules[__name__]))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("table", help="a table of runs, e.g. experiments/05_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")

@@ -1,6 +1,13 @@
+"""What tests share: a small synthetic data set, the real one, a learner's network, made-up records.
+
+pytest -m "not real"    leaves out what needs CIFAR-10 itself
+pytest -m "not slow"    leaves out what takes more than ten seconds
+"""
+
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -8,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dataset
+from core.recipes import Recipe
+
+QUICK = Recipe(epochs=2, batch_size=64, lr=0.05, augment="flip_shift", engine="device")
 
 
 class Tiny(nn.Module):
@@ -22,17 +32,61 @@ class Tiny(nn.Module):
         return self.fc(self.conv(x).relu().mean((2, 3)))
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cifar" in item.fixturenames:
+            item.add_marker(pytest.mark.real)
+
+
 @pytest.fixture(scope="session")
 def cifar():
+    """CIFAR-10 itself."""
     return dataset.load_cifar10(progress=False)
 
 
-@pytest.fixture
-def small(cifar):
-    """The first 600 training and 300 test images."""
-    return dataset.Cifar10(
-        cifar.train_images[:600],
-        cifar.train_labels[:600],
-        cifar.test_images[:300],
-        cifar.test_labels[:300],
-    )
+@pytest.fixture(scope="session")
+def small():
+    """600 training and 300 test images of ten classes: a coarse pattern each, under noise."""
+    generator = np.random.default_rng(0)
+    patterns = generator.uniform(0, 255, (10, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+
+    def images(count):
+        labels = generator.permutation(np.arange(count, dtype=np.uint8) % 10)
+        noise = generator.uniform(0, 255, (count, 32, 32, 3))
+        return (0.3 * patterns[labels] + 0.7 * noise).astype(np.uint8), labels
+
+    return dataset.Cifar10(*images(600), *images(300))
+
+
+def record(accuracies, seconds=1.0, part="test", **more):
+    """A made-up record with these accuracies after each epoch, `seconds` an epoch."""
+    history = [
+        {
+            "train_loss": 1.0,
+            "train_accuracy": 0.5,
+            f"{part}_loss": 1.1,
+            f"{part}_accuracy": accuracy,
+            "seconds": seconds,
+        }
+        for accuracy in accuracies
+    ]
+    return {
+        "model": "net",
+        "parameters": 1234,
+        "recipe": {"epochs": len(accuracies)},
+        "seed": 0,
+        "device": "cpu: X, AVX2, 2 threads",
+        "precision": "float32",
+        "seconds": seconds * len(accuracies),
+        f"{part}_accuracy": accuracies[-1],
+        f"{part}_accuracy_flip": accuracies[-1] + 0.01,
+        "history": history,
+    } | more
+
+
+def runs(*accuracies, seconds=2.0, **more):
+    """Made-up validation records, one for each seed."""
+    return [
+        record([0.5, accuracy], seconds / 2, "val", seed=seed, **more)
+        for seed, accuracy in enumerate(accuracies)
+    ]

@@ -140,11 +140,13 @@ def test_pick_device():
         d.pick_device("gpu")
 
 
-# ------------------------------------------------------------------------------------------------------ a pretended GPU
+# ---------------------------------------------------------------------------------- a pretended GPU
 
 
 def on_a_pretended_gpu(small, recipe, build):
-    """One batch of training and one of evaluation with everything on "cuda"; only shapes and devices are computed."""
+    """One batch of training and one of evaluation with everything on "cuda"; only shapes and
+    devices are computed.
+    """
     chosen = small.train_images, small.train_labels, 64, recipe.augment, recipe.engine
     if recipe.engine == "albumentations":  # works on arrays, which cannot be pretended
         arrays = next(iter(make_batches(*chosen, workers=0).arrays()))

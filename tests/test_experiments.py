@@ -14,7 +14,11 @@ from torch import nn
 
 import model
 import train
-from dataset import AlbumentationsBatches, Cifar10, make_batches, pipeline
+from analysis import check_assignment, receptive_field
+from core.augment import pipeline
+from core.optim import make_optimizer
+from core.recipes import RECIPES
+from dataset import AlbumentationsBatches, Cifar10, make_batches
 from experiments.sweep import load_table, recipe_of
 
 
@@ -89,11 +93,11 @@ def test_dirac_convolutions_start_as_the_identity(sprint):
 def test_narrow_is_smaller_and_keeps_the_rules(sprint):
     network = sprint.narrow()
     assert model.count_parameters(network) < model.count_parameters(model.Net())
-    assert all(rule.passed for rule in model.check_assignment(network))
+    assert all(rule.passed for rule in check_assignment(network))
 
 
 def test_fast_biases_are_those_of_batchnorm_and_nothing_is_lost(sprint):
-    network, recipe = model.Net(), train.RECIPES["sprint"]
+    network, recipe = model.Net(), RECIPES["sprint"]
     groups = sprint.fast_biases(network, recipe).param_groups
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(
         id(p) for p in network.parameters()
@@ -109,14 +113,14 @@ def test_lookahead_goes_back_half_of_the_way(sprint):
     def after(steps, make):
         torch.manual_seed(0)
         layer = nn.Linear(4, 4)
-        optimizer = make(layer, train.RECIPES["sprint"])
+        optimizer = make(layer, RECIPES["sprint"])
         for _ in range(steps):
             optimizer.zero_grad()
             layer(torch.ones(1, 4)).square().sum().backward()
             optimizer.step()
         return layer.weight.detach()
 
-    five, ten = after(5, train.make_optimizer), after(10, train.make_optimizer)
+    five, ten = after(5, make_optimizer), after(10, make_optimizer)
     assert torch.equal(after(5, sprint.lookahead), five)  # the first slow weights
     assert torch.allclose(after(10, sprint.lookahead), (five + ten) / 2)
 
@@ -203,8 +207,8 @@ def test_the_wrong_pipelines_are_wrong_as_they_say(mistakes):
 
 
 def test_a_schedule_stepped_per_epoch_hardly_moves(mistakes):
-    recipe = dataclasses.replace(train.RECIPES["compact"], epochs=3)
-    optimizer = train.make_optimizer(nn.Linear(2, 2), recipe)
+    recipe = dataclasses.replace(RECIPES["compact"], epochs=3)
+    optimizer = make_optimizer(nn.Linear(2, 2), recipe)
     schedule = mistakes.stepped_per_epoch(optimizer, recipe, 10)
     rates = []
     for _ in range(30):
@@ -237,7 +241,7 @@ def test_the_ways_to_see_far_differ_in_nothing_else():
         name: [tuple(p.shape) for p in network.parameters()] for name, network in networks.items()
     }
     assert len({tuple(found) for found in shapes.values()}) == 1
-    fields = {name: model.receptive_field(network) for name, network in networks.items()}
+    fields = {name: receptive_field(network) for name, network in networks.items()}
     assert (
         fields["plain-map"]
         < fields["dilated-map"]
@@ -250,7 +254,7 @@ def test_the_ways_to_see_far_differ_in_nothing_else():
 def test_candidates_for_the_frontier_keep_every_rule():
     lines = load_table(ROOT / "experiments" / "06_frontier.py").RUNS
     for line in lines:
-        assert all(rule.passed for rule in model.check_assignment(line.model())), line.name
+        assert all(rule.passed for rule in check_assignment(line.model())), line.name
     chosen = next(line for line in lines if line.name == "16-32-64").model()
     shapes = [(name, value.shape) for name, value in chosen.state_dict().items()]
     trained = model.MODELS["frontier"]().state_dict().items()
@@ -259,9 +263,7 @@ def test_candidates_for_the_frontier_keep_every_rule():
 
 def test_the_gpu_table_is_rehearsed(small):
     for line in load_table(ROOT / "experiments" / "06_frontier_gpu.py").RUNS:
-        recipe = dataclasses.replace(
-            train.RECIPES[line.recipe], **line.change
-        )  # its values are checked
+        recipe = dataclasses.replace(RECIPES[line.recipe], **line.change)  # its values are checked
         assert model.count_parameters(line.model()) == 197_046
     few = Cifar10(*(part[:64] for part in small))
     _, record = train.fit(line.model, dataclasses.replace(recipe, epochs=1), few, progress=False)

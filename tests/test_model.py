@@ -1,10 +1,10 @@
+"""The networks, to the parameter."""
+
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import Tiny
-from torch import nn
 
 import model as m
+from analysis import receptive_field
 
 FACTS = {  # parameters, receptive field
     "strided": (154_544, 37),
@@ -18,14 +18,14 @@ FACTS = {  # parameters, receptive field
 @pytest.mark.parametrize("name", FACTS)
 def test_published_networks_to_the_parameter(name):
     network = m.MODELS[name]()
-    assert (m.count_parameters(network), m.receptive_field(network)) == FACTS[name]
+    assert (m.count_parameters(network), receptive_field(network)) == FACTS[name]
 
 
 @pytest.mark.parametrize("name", m.MODELS)
 def test_docstrings_state_size_and_receptive_field(name):
     network = m.MODELS[name]()
     assert (
-        f"{m.count_parameters(network):,} parameters, receptive field {m.receptive_field(network)}"
+        f"{m.count_parameters(network):,} parameters, receptive field {receptive_field(network)}"
         in network.__doc__
     )
 
@@ -36,117 +36,3 @@ def test_logits(name):
     logits = network(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10)
     assert not torch.allclose(logits.exp().sum(1), torch.ones(2))  # no softmax inside
-
-
-@pytest.mark.parametrize("name", m.MODELS)
-def test_receptive_field_is_what_autograd_sees(name):
-    """With positive weights and inputs nothing cancels: the pixels that move the centre output are those with a gradient."""
-    network = m.MODELS[name]().eval()
-    for parameter in network.parameters():
-        parameter.data.abs_().add_(0.01)
-    expected = m.receptive_field(network)
-    image = torch.ones(1, 3, 3 * expected, 3 * expected, requires_grad=True)
-    features = network.features(image)
-    if name == "wide":
-        features = network.pool(features)  # not global, so it counts
-    features[0, :, features.shape[2] // 2, features.shape[3] // 2].sum().backward()
-    touched = image.grad[0].abs().sum(0) > 0
-    for axis in (0, 1):
-        rows = touched.any(axis).nonzero()
-        assert rows.max() - rows.min() + 1 == expected
-
-
-@pytest.mark.parametrize("name", ["net", "frontier"])
-def test_our_networks_keep_every_rule(name):
-    assert all(rule.passed for rule in m.check_assignment(m.MODELS[name](), accuracy=0.85))
-
-
-@pytest.mark.parametrize(
-    ("name", "broken"),
-    [
-        ("strided", {"receptive field > 44", "a dilated convolution"}),
-        (
-            "wide",
-            {
-                "fewer than 200,000 parameters",
-                "receptive field > 44",
-                "a depthwise-separable convolution",
-                "global average pooling",
-            },
-        ),
-        ("dilated", set()),
-        ("compact", set()),
-        ("stacked", {"no max pooling", "global average pooling"}),
-    ],
-)
-def test_verdicts_on_the_published_networks(name, broken):
-    assert {rule.rule for rule in m.check_assignment(m.MODELS[name]()) if not rule.passed} == broken
-
-
-def test_accuracy_rule_is_measured_not_assumed():
-    assert not m.check_assignment(m.MODELS["net"](), accuracy=0.8499)[-1].passed
-
-
-class Functional(nn.Module):
-    """Pools by function calls, adds a shortcut, averages by mean()."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 10, 3, padding=1)
-        self.long = nn.Conv2d(10, 10, 5, padding=4, dilation=2)
-        self.output = nn.Linear(10, 10)
-
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.first(x)), 2)
-        x = x + self.long(x)
-        return self.output(x.mean((2, 3)))
-
-
-def test_a_learners_functional_network():
-    verdicts = {rule.rule: rule for rule in m.check_assignment(Functional())}
-    assert m.receptive_field(Functional()) == 3 + 1 + (5 - 1) * 2 * 2
-    assert not verdicts["no max pooling"].passed
-    assert verdicts["global average pooling"].passed
-    assert verdicts["a dilated convolution"].measured == "long"
-
-
-def test_pooling_over_the_whole_map_adds_nothing():
-    head = [nn.Flatten(), nn.Linear(4, 10)]
-    assert (
-        m.receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(32), *head))
-        == 3
-    )
-    assert (
-        m.receptive_field(
-            nn.Sequential(
-                nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), *head
-            )
-        )
-        == 4
-    )
-
-
-def test_wrong_output_shape_is_explained():
-    with pytest.raises(ValueError, match=r"returns \('N', 7\).*logits of shape \('N', 10\)"):
-        m.check_assignment(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)))
-    with pytest.raises(ValueError, match="cannot follow Sequential"):
-        m.check_assignment(nn.Sequential(nn.Flatten(), nn.Linear(7, 10)))
-
-
-def test_looking_changes_nothing(capsys):
-    network = m.MODELS["net"]()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    torch.manual_seed(3)
-    m.summary(network)
-    m.layers(network)
-    m.check_assignment(network)
-    drawn = torch.rand(1)
-    torch.manual_seed(3)
-    assert drawn == torch.rand(1)
-    assert network.training
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert f"Total params: {m.count_parameters(network):,}" in capsys.readouterr().out
-
-
-def test_macs_by_hand():
-    assert sum(layer.macs for layer in m.layers(Tiny())) == 15 * 15 * 8 * 27 + 80

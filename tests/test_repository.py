@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-import utils
+from tools import badges, readme
 
 NOTEBOOKS = [
     "S9_Final.ipynb",
@@ -17,16 +17,21 @@ NOTEBOOKS = [
 
 
 def test_readme_is_drawn_from_the_records():
-    readme = (ROOT / "README.md").read_text()
-    for marker, content in utils.readme_parts().items():
-        assert utils.fill(readme, marker, content) == readme, "run `make readme`"
+    text = (ROOT / "README.md").read_text()
+    for marker, content in readme.readme_parts().items():
+        assert readme.fill(text, marker, content) == text, "run `make readme`"
+    assert (ROOT / "results" / "README.md").read_text() == readme.results_readme()
+
+
+def repository():
+    """Whose badges README.md has: "owner/name"."""
+    text = (ROOT / "README.md").read_text()
+    return re.search(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob", text)[1]
 
 
 def test_badges_are_stamped():
-    readme = (ROOT / "README.md").read_text()
-    assert (
-        utils.fill(readme, "badges", utils.badges("S9_Final.ipynb", utils.repository())) == readme
-    ), "run `make badges`"
+    text = (ROOT / "README.md").read_text()
+    assert badges.stamp(text, "S9_Final.ipynb", repository()) == text, "run `make badges`"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -42,8 +47,10 @@ def test_notebooks_are_clean(name):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert path.stat().st_size < 1_000_000
     assert sorted(len(cell["source"]) for cell in code)[len(code) // 2] < 10
-    assert utils.badges(name, utils.repository()) in "".join(book["cells"][0]["source"])
-    assert any(f'REPOSITORY = "{utils.repository()}"' in "".join(cell["source"]) for cell in code)
+    assert badges.badges(name, repository()) in "".join(book["cells"][0]["source"])
+    first = "".join(code[0]["source"])
+    assert f"https://github.com/{repository()} course" in first
+    assert first.endswith("import bootstrap")
     assert str(ROOT) not in path.read_text()
 
 
@@ -64,24 +71,70 @@ def test_the_solutions_of_exercises_run(code):
     exec(code, {})
 
 
-def imports(name):
-    tree = ast.parse((ROOT / f"{name}.py").read_text())
-    found = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    return (
-        found | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    ) & {"model", "dataset", "train", "utils"}
+# Who may know whom. No arrow runs back; what a room may know, the rooms above it may, too.
+FLOORS = {
+    "core.common": set(),
+    "core.augment": set(),
+    "core.device": {"core.common"},
+    "core.download": {"core.common"},
+    "core.recipes": {"core.augment", "core.device"},
+    "core.optim": set(),
+    "core.checkpoint": {"core.common"},
+    "core.records": {"core.common", "core.device"},
+    "model": set(),
+    "analysis": set(),
+    "bootstrap": set(),
+    "dataset": {"core.augment", "core.common", "core.download"},
+    "train": {"model", "dataset", "core"},
+    "utils": {"dataset", "core.records"},
+    "experiments.sweep": {"train", "dataset", "core"},
+    "experiments.mixed": {"model"},
+}
+TABLE = {"experiments.sweep", "experiments.mixed", "train", "dataset", "model", "core"}
+TOOL = TABLE | {"utils", "analysis", "tools"}
 
 
-def test_who_may_know_whom():
-    assert imports("model") == set()
-    assert imports("dataset") == set()
-    assert imports("train") == {"dataset", "model"}
-    assert imports("utils") == {"dataset"}
+def modules():
+    for folder in ("", "core", "experiments", "tools"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            yield path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+
+
+def known_to(module):
+    """The course's own modules that `module` imports."""
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module in ("core", "tools", "experiments"):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return {name for name in found if name in set(modules())}
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m != "core.__init__"])
+def test_who_may_know_whom(module):
+    allowed = FLOORS.get(module, TOOL if module.startswith("tools.") else TABLE)
+    for name in known_to(module):
+        assert name in allowed or name.split(".")[0] in allowed, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [*modules()])
+def test_a_room_is_small_and_says_its_job(module):
+    path = ROOT / (module.replace(".", "/") + ".py")
+    lines = path.read_text().splitlines()
+    assert len(lines) < 350
+    assert lines[0].startswith('"""')
+
+
+def test_the_first_transform_and_the_first_gradient_step_come_early():
+    def line(path, word):
+        return (ROOT / path).read_text().split(word)[0].count("\n")
+
+    assert line("core/augment.py", "A.HorizontalFlip") < 100
+    assert line("train.py", ".backward()") < 100
 
 
 def test_ci_runs_the_readmes_test_command():

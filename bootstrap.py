@@ -1,0 +1,30 @@
+"""What the first cell of every notebook needs, wherever it runs: Colab, Kaggle, a clone of yours.
+
+After `import bootstrap` the modules of the course can be imported, the working folder is the root
+folder, and what Colab and Kaggle lack is installed.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parent
+os.chdir(root)
+sys.path.insert(0, str(root))
+
+HOSTED = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+LACKED = ("albumentations", "torchsummary", "tabulate")
+
+
+def missing():
+    """The lines of requirements.txt for what is LACKED here."""
+    lines = (root / "requirements.txt").read_text().split()
+    wanted = {name: line for line in lines for name in LACKED if line.startswith(name)}
+    return [line for name, line in wanted.items() if not importlib.util.find_spec(name)]
+
+
+if HOSTED and missing():
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *missing()]
+    subprocess.run(command, check=True)

@@ -1,0 +1,126 @@
+"""Recipes: all that decides a run, beside the model, as data."""
+
+from dataclasses import dataclass
+
+from core.augment import AUGMENTATIONS
+from core.device import PRECISIONS
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+SCHEDULES = ("constant", "step", "onecycle", "triangle")
+ENGINES = ("albumentations", "device")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a run, beside the model. Nothing that changes a result hides in code.
+
+    Frozen: vary one with `dataclasses.replace(recipe, epochs=10)`.
+
+    epochs, batch_size: 1 or more.
+    optimizer: in OPTIMIZERS; "muon" has Muon for convolution weights and SGD for everything else.
+    lr: the peak of the learning rate.
+    momentum: of sgd and muon.
+    nesterov: of sgd; muon always has it.
+    weight_decay: L2, but decoupled for adamw.
+    schedule: in SCHEDULES. "step" is StepLR, "onecycle" OneCycleLR, "triangle" linear up, then
+        linear down to 0.
+    warmup: onecycle and triangle: the fraction of all steps on the way up.
+    step_epochs, step_gamma: step: every so many epochs the rate is multiplied by this.
+    muon_lr, muon_decay: muon: peak and decoupled weight decay of the convolution weights.
+    label_smoothing: this share of the probability goes to all classes alike.
+    augment: a name in core.augment.AUGMENTATIONS; it sets the normalisation, too.
+    engine: in ENGINES: "albumentations" can do any pipeline, "device" is fast; see
+        `dataset.make_batches`.
+    views: device engine: (start, side, pad, crop) in order. From the fraction `start` of the
+        epochs on, images are resized to `side`, padded by `pad`, cropped to `crop` pixels.
+    precision: "float32", "bfloat16", "float16", or "auto": the one that the device multiplies
+        fastest (core.device.pick_precision).
+    channels_last: the memory order of images and convolutions.
+    seed: initial weights, order and augmentation follow from it.
+
+    Raises ValueError for a value outside its range.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.3
+    step_epochs: int = 10
+    step_gamma: float = 0.1
+    muon_lr: float = 0.0
+    muon_decay: float = 0.0
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    engine: str = "albumentations"
+    views: tuple = ()
+    precision: str = "auto"
+    channels_last: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        choices = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "precision": ("auto", *PRECISIONS),
+            "engine": ENGINES,
+            "augment": tuple(AUGMENTATIONS),
+        }
+        for field, known in choices.items():
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(known)}.")
+        for field in ("epochs", "batch_size"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field} is {value!r}; it must be a whole number of 1 or more.")
+        # From JSON they come as lists.
+        object.__setattr__(self, "views", tuple(tuple(view) for view in self.views))
+        if self.views and (self.views[0][0] != 0 or not all(map(is_view, self.views))):
+            raise ValueError(
+                f"views is {self.views!r}; each is (start, side, pad, crop) with "
+                "crop <= side + 2·pad, the first starts at 0."
+            )
+
+    def view_at(self, epoch):
+        """(side, pad, crop) of the last one of `views` that has begun by this epoch, from 0 on."""
+        begun = [view for view in self.views if epoch >= view[0] * self.epochs]
+        return begun[-1][1:]
+
+
+def is_view(view):
+    """Whether `view` is (start, side, pad, crop), with a crop that fits."""
+    if len(view) != 4:
+        return False
+    _, side, pad, crop = view
+    return crop <= side + 2 * pad
+
+
+OURS = dict(
+    optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1
+)
+# Random crops of 24x24, in the second half of 28x28 pixels; tested on whole images.
+CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))
+FAST = dict(engine="device", **OURS)
+
+RECIPES = {
+    "sprint": Recipe(10, 512, lr=0.6, muon_lr=0.1, augment="flip", views=CROPS, **FAST),
+    "standard": Recipe(50, 256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
+    "frontier": Recipe(100, 256, lr=0.4, muon_lr=0.07, augment="flip_shift", **FAST),
+    # The published networks' recipes. What a text leaves open is marked "ours".
+    # strided: most of it ours.
+    "strided": Recipe(50, lr=0.1, schedule="step", step_gamma=0.5, augment="flip_shift"),
+    "wide": Recipe(20, 32, lr=0.01, augment="wide"),
+    "dilated": Recipe(
+        30, lr=0.02, schedule="onecycle", warmup=0.3, weight_decay=5e-4, augment="dilated"
+    ),
+    # compact: all but the epochs ours.
+    "compact": Recipe(50, lr=0.1, schedule="onecycle", weight_decay=5e-4, augment="compact"),
+    "stacked": Recipe(
+        25, 64, lr=0.05, schedule="step", step_epochs=5, step_gamma=0.6, augment="stacked"
+    ),
+}

@@ -1,0 +1,264 @@
+"""What a run leaves, and the tables that are made of it.
+
+make_record(...)     the record of a run, ready for JSON: the only source of every number
+load_records(...)    results/*.json, by run
+effect(...)          the difference that a change makes, with its 95 % interval
+results_table, changes_table    Markdown
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import re
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import albumentations
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from core.common import ROOT
+from core.device import describe_device
+
+
+def make_record(name, parameters, recipe, device, precision, part, history, flip_accuracy):
+    """What a run leaves: a dictionary, ready for JSON.
+
+    name, parameters: of the network.
+    precision: the one that was used, where the recipe may say "auto".
+    part: "val" or "test": the images that it was judged by.
+    history: one dictionary for each epoch.
+    flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
+    """
+    versions = {module.__name__: module.__version__ for module in (torch, albumentations, np)}
+    return {
+        "model": name,
+        "parameters": parameters,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": recipe.seed,
+        "device": describe_device(device),
+        "precision": precision,
+        "versions": versions | {"python": platform.python_version()},
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),
+        f"{part}_accuracy": history[-1][f"{part}_accuracy"],
+        f"{part}_accuracy_flip": flip_accuracy,
+        "history": history,
+    }
+
+
+class Paths(NamedTuple):
+    """Where a run leaves its record, its network, and the state to resume from."""
+
+    record: Path
+    weights: Path
+    checkpoint: Path
+
+
+def paths_of(name, root=ROOT):
+    """The `Paths` of the run `name`, e.g. "net-sprint-seed0"."""
+    return Paths(
+        root / "results" / f"{name}.json",
+        root / "weights" / f"{name}.pt",
+        root / "checkpoints" / f"{name}.pt",
+    )
+
+
+def part_of(epoch):
+    """What an epoch of a history, or a record, was judged by: "val" or "test"."""
+    return "val" if "val_accuracy" in epoch else "test"
+
+
+def epoch_line(history, epochs):
+    """The last epoch in one line: learning rate, loss and accuracy, seconds of training."""
+    last = history[-1]
+    part = part_of(last)
+    return (
+        f"Epoch {len(history)}/{epochs} | LR {last['lr']:.6f} | "
+        f"train loss {last['train_loss']:.4f} acc {last['train_accuracy']:.4f} | "
+        f"{part} loss {last[f'{part}_loss']:.4f} acc {last[f'{part}_accuracy']:.4f} | "
+        f"{last['seconds']:.1f} s"
+    )
+
+
+def load_records(pattern="*.json", root=None):
+    """The records results/<pattern>: {run name without its seed: [record, ...]}, seeds in order.
+
+    root: instead of results/.
+
+    Raises FileNotFoundError if none matches, ValueError for a file that is no record.
+    """
+    root = Path(root) if root else ROOT / "results"
+    groups = {}
+    for path in sorted(root.glob(pattern)):
+        name = re.sub(r"-seed\d+$", "", path.stem)
+        groups.setdefault(name, []).append(_read(path))
+    if not groups:
+        raise FileNotFoundError(f"No record matches {root / pattern}; train.py writes them.")
+    return {name: sorted(records, key=lambda r: r["seed"]) for name, records in groups.items()}
+
+
+def _read(path):
+    try:
+        record = json.loads(path.read_text())
+        record["history"][-1], record["recipe"]["epochs"], record["model"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise ValueError(
+            f"{path} is not a record of a run; delete it or write it anew with train.py."
+        ) from None
+    return record
+
+
+def published():
+    """What others have published at the edge of the budget: see results/published/frontier.json."""
+    return json.loads((ROOT / "results" / "published" / "frontier.json").read_text())
+
+
+def longest_trainings(groups):
+    """The longest training of each network that was tested: {network: records}."""
+    tested = [records for records in groups.values() if part_of(records[0]) == "test"]
+    by_length = sorted(tested, key=lambda records: records[0]["recipe"]["epochs"])
+    return {records[0]["model"]: records for records in by_length}
+
+
+def seconds_to(mark, history):
+    """Training seconds up to the end of the first epoch with a test accuracy of `mark` or more.
+
+    mark: 0..1. Returns None if there is none.
+    """
+    total = 0.0
+    for epoch in history:
+        total += epoch["seconds"]
+        if epoch["test_accuracy"] >= mark:
+            return total
+    return None
+
+
+# -------------------------------------------------------------------------------------- statistics
+
+
+def mean_std(values, scale=1.0, digits=2, unit=""):
+    """ "86.10 ± 0.20 % (n = 5)", or "86.10 % (n = 1)" where there is no spread to tell."""
+    values = [scale * value for value in values]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}{unit} (n = {len(values)})"
+
+
+class Effect(NamedTuple):
+    """A difference of accuracy in percentage points, and its 95 % confidence interval.
+
+    The interval is NaN where a side has one run only.
+    """
+
+    points: float
+    low: float
+    high: float
+
+    def __str__(self):
+        if math.isnan(self.low):
+            return f"{self.points:+.2f} (n = 1)"
+        return f"{self.points:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
+    @property
+    def measured(self):
+        """Whether the interval leaves out zero. If not: no effect was measured."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def sentence(self):
+        """ "+1.21 (+0.39 to +2.04) points", and whether that is an effect."""
+        return f"{self} points" + ("" if self.measured else ": no effect was measured")
+
+
+def effect(records, base, key="val_accuracy"):
+    """The `Effect` of a change: mean accuracy of `records` minus that of `base`.
+
+    Student's t for independent samples; the seed noise of both is taken to be the same.
+    """
+    changed, plain = ([100 * record[key] for record in group] for group in (records, base))
+    points = statistics.mean(changed) - statistics.mean(plain)
+    if min(len(changed), len(plain)) < 2:
+        return Effect(points, math.nan, math.nan)
+    low, high = stats.ttest_ind(changed, plain).confidence_interval(0.95)
+    return Effect(points, float(low), float(high))
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def frame(groups):
+    """A pandas DataFrame of records, a row for each run; accuracies in percent."""
+    return pd.DataFrame(
+        {
+            "run": name,
+            "description": record.get("description", ""),
+            "part": part_of(record),
+            "parameters": record["parameters"],
+            "epochs": record["recipe"]["epochs"],
+            "accuracy": 100 * record[f"{part_of(record)}_accuracy"],
+            "flip": 100 * record[f"{part_of(record)}_accuracy_flip"],
+            "seconds": record["seconds"],
+            "device": record["device"],
+            "precision": record["precision"],
+        }
+        for name, records in groups.items()
+        for record in records
+    )
+
+
+def markdown(table, left=()):
+    """A DataFrame as a Markdown table. Columns are aligned right, but the first and `left`."""
+    sides = ["left" if name in (table.columns[0], *left) else "right" for name in table.columns]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=sides)
+
+
+def results_table(groups):
+    """A Markdown table of records, best first: mean ± standard deviation over the seeds.
+
+    The accuracy is that of the last epoch on the test images; validation runs are left out.
+    """
+    runs = frame(groups)
+    runs = runs[runs["part"] == "test"].groupby("run")
+    kinds = {name: runs[name].agg(lambda values: ", ".join(values.unique())) for name in KINDS}
+    mean = runs["accuracy"].mean()
+    table = pd.DataFrame(
+        {
+            "model-recipe": [f"`{run}`" for run in mean.index],
+            "parameters": runs["parameters"].first().map("{:,}".format),
+            "epochs": runs["epochs"].first(),
+            "test accuracy, %": runs["accuracy"].agg(mean_std),
+            "worst seed": runs["accuracy"].min().map("{:.2f}".format),
+            "with flip at test": runs["flip"].agg(mean_std),
+            "training, s": runs["seconds"].mean().map("{:,.0f}".format),
+            **kinds,
+        }
+    )
+    return markdown(table.loc[mean.sort_values(ascending=False).index], left=KINDS)
+
+
+KINDS = ("device", "precision")
+
+
+def changes_table(groups, base):
+    """A Markdown table of validation runs that differ from `base` in one change, best first.
+
+    base: a name in `groups`.
+    """
+    runs = frame(groups).groupby("run")
+    mean = runs["accuracy"].mean()
+    table = pd.DataFrame(
+        {
+            "run": [f"`{run}`" for run in mean.index],
+            "what differs": runs["description"].first(),
+            "validation accuracy, %": runs["accuracy"].agg(mean_std),
+            "difference, points (95 % interval)": [
+                "" if run == base else str(effect(groups[run], groups[base])) for run in mean.index
+            ],
+            "training, s": runs["seconds"].agg(mean_std, digits=1),
+        }
+    )
+    return markdown(table.loc[mean.sort_values(ascending=False).index], left=("what differs",))

@@ -1,0 +1,91 @@
+"""A run that was cut off goes on to the identical end; nothing else is gone on from."""
+
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import QUICK, ROOT
+
+import train as t
+from core.common import TrainingError
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import dataset, train
+from core.recipes import Recipe
+data = dataset.load_cifar10(progress=False)
+data = dataset.Cifar10(*(part[:600] for part in data))
+recipe = Recipe(epochs=4, batch_size=50, lr=0.1, schedule="onecycle", augment="standard")
+options = dict(checkpoint={path!r}, resume={resume}, progress=True)
+network, record = train.fit("strided", recipe, data, **options)
+train.torch.save(network.state_dict(), {path!r} + ".final")
+"""
+
+
+def run_script(path, resume=False):
+    code = SCRIPT.format(root=str(ROOT), path=str(path), resume=resume)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_identical_result(tmp_path):
+    """Dropout, worker augmentation, OneCycle and momentum all have to go on where they were."""
+    whole = run_script(tmp_path / "whole.pt")
+    assert whole.wait() == 0, whole.stderr.read()
+    killed = run_script(tmp_path / "killed.pt")
+    deadline = time.time() + 120
+    while not (tmp_path / "killed.pt").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed.pt.final").exists(), (
+        "it ran to its end before it could be killed"
+    )
+    resumed = run_script(tmp_path / "killed.pt", resume=True)
+    assert resumed.wait() == 0, resumed.stderr.read()
+    assert "Epoch 1/4" not in resumed.stdout.read()
+    one, two = (
+        torch.load(tmp_path / f"{name}.pt.final", weights_only=True) for name in ("whole", "killed")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_checkpoints_of_others_and_garbage_are_refused(small, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(TrainingError, match="no checkpoint .*; start without --resume"):
+        t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    t.fit("net", QUICK, data=small, checkpoint=path, progress=False)
+    with pytest.raises(
+        TrainingError, match="belongs to another run .*model: 'net' there, 'strided' here"
+    ):
+        t.fit("strided", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    with pytest.raises(TrainingError, match="lr: 0.05 there, 0.1 here"):
+        t.fit(
+            "net",
+            dataclasses.replace(QUICK, lr=0.1),
+            data=small,
+            checkpoint=path,
+            resume=True,
+            progress=False,
+        )
+    for garbage in (b"", b"garbage", pickle.dumps(Evil()), path.read_bytes()[:5000]):
+        path.write_bytes(garbage)
+        with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
+            t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    torch.save(Evil(), path)
+    with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
+        t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    assert not (tmp_path / "owned").exists()

@@ -1,0 +1,155 @@
+"""Every command line, as it is typed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+import dataset
+import train
+from core.recipes import RECIPES
+from model import MODELS
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the course without records: what a command writes there is the test's."""
+    for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
+        shutil.copy(path, tmp_path)
+    for name in ("core", "experiments", "tools"):
+        ignored = shutil.ignore_patterns("*.ipynb", "__pycache__", "*checkpoints")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    return tmp_path
+
+
+def start(course, command):
+    """The process of `python <command>` in the copy, with this machine's data."""
+    environment = os.environ | {"CIFAR10_ROOT": str(dataset.data_root())}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, *command.split()]
+    return subprocess.Popen(words, cwd=course, env=environment, **pipes)
+
+
+def typed(course, command):
+    """(exit status, stdout, stderr) of `python <command>`."""
+    process = start(course, command)
+    out, errors = process.communicate(timeout=600)
+    return process.returncode, out, errors
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train.py --model nett", "Unknown model 'nett'; did you mean net"),
+        ("train.py --recipe sprnt", "Unknown recipe 'sprnt'; did you mean sprint"),
+        ("train.py --model zzz", "Unknown model 'zzz'; known: net, frontier"),
+        ("train.py --epochs -3", "'-3' is not a whole number of 1 or more"),
+        ("train.py --epochs many", "'many' is not a whole number of 1 or more"),
+        ("train.py --epochs 0", "'0' is not a whole number of 1 or more"),
+        ("train.py --device gpu", "Unknown device 'gpu'; known: cpu, cuda, mps"),
+        ("train.py --sede 1", "unrecognized arguments: --sede"),
+        ("dataset.py --bench", "unrecognized arguments: --bench"),
+        ("-m experiments.sweep", "the following arguments are required: table"),
+        ("-m experiments.sweep no.py", "no.py is not a table of runs"),
+        ("-m tools.bench_engines --images 0", "'0' is not a whole number of 1 or more"),
+        ("-m tools.bench_sprint --seeds x", "'x' is not a whole number of 1 or more"),
+        ("-m tools.readme all", "unrecognized arguments: all"),
+        ("-m tools.badges", "git remote add origin https://github.com/OWNER/NAME.git"),
+        ("-m tools.run_notebook no.ipynb", "there is no notebook no.ipynb"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_failure(command, message, course):
+    files = sorted(course.rglob("*.[jp][st]*"))
+    status, _, errors = typed(course, command)
+    assert status != 0
+    assert message in errors
+    assert errors.strip().count("\n") == 0
+    assert sorted(course.rglob("*.[jp][st]*")) == files
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_where_there_is_none(course):
+    _, _, errors = typed(course, "train.py --device cuda")
+    assert "'cuda' was asked for, but torch finds none here; use --device cpu" in errors
+
+
+COMMANDS = ["train.py", "dataset.py", "-m experiments.sweep"]
+COMMANDS += [f"-m tools.{path.stem}" for path in sorted((ROOT / "tools").glob("*.py"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, course):
+    status, out, errors = typed(course, f"{command} --help")
+    assert (status, errors) == (0, "")
+    assert out.startswith("usage: ")
+
+
+def test_list(course):
+    _, listed, _ = typed(course, "train.py --list")
+    assert all(name in listed for name in [*MODELS, *RECIPES])
+    assert "154,544" in listed
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
+    """Ctrl-C keeps finished epochs; the command that it prints ends with a record."""
+    command = "train.py --model net --recipe sprint --epochs 2 --device cpu"
+    name = "net-sprint-2epochs-seed0"
+    checkpoint = course / "checkpoints" / f"{name}.pt"
+    process = start(course, command)
+    while not checkpoint.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    again = errors.split("go on: python ")[1].strip()
+    assert again == f"{command} --resume"
+    assert not list(course.glob("results/*.json"))
+
+    status, out, errors = typed(course, again)
+    assert status == 0, errors
+    record = json.loads((course / "results" / f"{name}.json").read_text())
+    assert "Epoch 1/2" not in out
+    assert f"{record['test_accuracy']:.2%} at the last epoch" in out
+    assert record["test_accuracy"] > 0.4
+    assert (course / "weights" / f"{name}.pt").exists()
+
+
+def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "load_cifar10", interrupted)
+    with pytest.raises(SystemExit, match="nothing to resume"):
+        train.main(["--model", "net"])
+
+
+def test_a_run_writes_record_weights_and_checkpoint(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "load_cifar10", lambda progress: small)
+    words = "--model net --recipe sprint --epochs 1 --seed 3 --device cpu".split()
+    train.main(words)
+    name = "net-sprint-1epochs-seed3"
+    record = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert (record["seed"], record["recipe"]["epochs"]) == (3, 1)
+    network, same = train.load_weights(tmp_path / "weights" / f"{name}.pt")
+    assert same == record
+    images, labels = small.test_images, small.test_labels
+    again = train.evaluate(network, images, labels, precision=record["precision"])
+    assert again.accuracy == pytest.approx(record["test_accuracy"], abs=0.004)
+    checkpoint = tmp_path / "checkpoints" / f"{name}.pt"
+    before = checkpoint.stat().st_mtime_ns
+    train.main([*words, "--resume"])  # finished already: nothing to do
+    assert checkpoint.stat().st_mtime_ns == before
+    files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert files == [f"{name}.json", f"{name}.pt", f"{name}.pt"]

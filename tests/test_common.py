@@ -1,0 +1,30 @@
+"""Files are written whole or not at all; unknown names get the nearest."""
+
+import pytest
+
+from core.common import TrainingError, find, write_atomically
+
+
+def test_nothing_half_written_on_a_full_disk(tmp_path):
+    def full(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "record.json").write_text("old")
+    with pytest.raises(TrainingError, match="No space left on device"):
+        write_atomically(tmp_path / "record.json", full)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("record.json", "old")
+    ]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="Cannot write"):
+        write_atomically(tmp_path / "file" / "record.json", full)
+
+
+def test_an_unknown_name_gets_the_nearest_or_all():
+    table = {"sprint": 1, "standard": 2}
+    assert find(table, "sprint", "recipe") == 1
+    with pytest.raises(ValueError, match="Unknown recipe 'sprnt'; did you mean sprint"):
+        find(table, "sprnt", "recipe")
+    with pytest.raises(ValueError, match="Unknown recipe 'x'; known: sprint, standard"):
+        find(table, "x", "recipe")

@@ -1,0 +1,81 @@
+"""What README.md and results/README.md say of made-up records, and badges."""
+
+import pandas as pd
+import pytest
+from conftest import record
+
+from tools import badges, readme
+
+
+def trained(*accuracies, epochs=2, **more):
+    return [record([0.5] * (epochs - 1) + [a], 60.0, **more) for a in accuracies]
+
+
+def test_the_record_is_the_last_epochs_mean_beside_the_best_published_within_the_budget():
+    runs = trained(0.91, 0.93, epochs=20, parameters=190_000, device="cpu: X, AVX2, 1 thread")
+    text = readme.most_accurate({"frontier-frontier": runs})
+    assert "**92.00 ± 1.41 % (n = 2) of the test images with 190,000 parameters**" in text
+    assert "20 epochs, 20 min on 1 thread, AVX2" in text
+    assert "94.6 % (cifar10-tiniest)" in text
+
+
+def test_the_times_of_two_machines_are_not_passed_for_one():
+    runs = trained(0.9) + trained(0.9, device="cpu: Y, AVX512 with bfloat16, 1 thread")
+    assert readme.time_of(runs) == "120 s on 2 threads, AVX2 and 1 thread, AVX512 with bfloat16"
+
+
+def test_a_text_is_reached_or_missed():
+    groups = {
+        "dilated-30": trained(0.86, epochs=30, model="dilated"),
+        "dilated-40": trained(0.86, 0.85, epochs=40, model="dilated"),
+        "wide": trained(0.75, epochs=10, model="wide"),  # shorter than its text
+        "net": trained(0.9),  # no text
+    }
+    table = readme.claims(groups).set_index("run")
+    assert table["its text, %"].to_dict() == {
+        "`dilated-30`": "85.52 in 30",
+        "`dilated-40`": "86.39 in 40",
+        "`wide`": "73.20 in 20",
+    }
+    assert table["verdict"].tolist() == ["reached", "missed by 0.89", "reached"]
+    assert isinstance(table, pd.DataFrame)
+
+
+def test_every_lesson_has_a_finding():
+    groups = readme.load_records()
+    assert readme.findings(groups).keys() == readme.LESSONS.keys()
+
+
+def test_fill_replaces_between_markers_only():
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb"
+    assert readme.fill(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="markers"):
+        readme.fill("a", "x", "new")
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/some-one/course.git",
+        "https://github.com/some-one/course",
+        "git@github.com:some-one/course.git",
+        "https://token@github.com/some-one/course/",
+    ],
+)
+def test_the_repository_is_that_of_the_remote(remote):
+    assert badges.repository(remote) == "some-one/course"
+
+
+@pytest.mark.parametrize("remote", ["", "/home/me/course", "https://example.org/a/b.git"])
+def test_where_there_is_none_a_sentence_says_what_to_set(remote):
+    with pytest.raises(ValueError, match=r"git remote add origin https://github\.com/OWNER/NAME"):
+        badges.repository(remote)
+
+
+def test_stamping_changes_badges_and_the_address_to_clone():
+    text = "<!-- badges -->\n<!-- /badges -->\ngit clone https://github.com/OWNER/REPOSITORY course"
+    stamped = badges.stamp(text, "a/b.ipynb", "some-one/course")
+    assert "colab.research.google.com/github/some-one/course/blob/main/a/b.ipynb" in stamped
+    assert "src=https://github.com/some-one/course/blob/main/a/b.ipynb" in stamped
+    assert "git clone https://github.com/some-one/course course" in stamped
+    assert badges.stamp(stamped, "a/b.ipynb", "OWNER/REPOSITORY").endswith(text[-60:])

@@ -1,0 +1,43 @@
+"""What a recipe cannot mean is refused when it is made."""
+
+import dataclasses
+import json
+
+import pytest
+from conftest import QUICK
+
+from core.recipes import RECIPES, Recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(epochs=0), "epochs is 0"),
+        (dict(epochs=2.5), "epochs is 2.5"),
+        (dict(optimizer="sdg"), "optimizer is 'sdg'; it must be one of sgd"),
+        (dict(augment="mixup"), "augment is 'mixup'"),
+        (dict(precision="int8"), "precision is 'int8'"),
+        (dict(views=((0, 24, 0, 28),)), "crop <= side"),
+        (dict(views=((0, 24, 0),)), "each is .start, side, pad, crop."),
+        (dict(views=((0.5, 32, 0, 28),)), "the first starts at 0"),
+    ],
+)
+def test_recipes_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(QUICK, **change)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_its_record(name):
+    recipe = RECIPES[name]
+    assert Recipe(**json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_the_last_view_that_has_begun_is_the_one_in_force():
+    recipe = RECIPES["sprint"]
+    assert [recipe.view_at(epoch) for epoch in (0, 4, 5, 9)] == [
+        (32, 0, 24),
+        (32, 0, 24),
+        (32, 0, 28),
+        (32, 0, 28),
+    ]

@@ -1,0 +1,36 @@
+"""The weights that were handed over have the accuracy of their records."""
+
+import math
+
+import pytest
+from conftest import ROOT
+
+import train as t
+
+WEIGHTS = sorted(path.name for path in (ROOT / "weights").glob("*-seed0.pt"))
+
+
+def test_weights_are_there():
+    assert "net-sprint-seed0.pt" in WEIGHTS
+
+
+IMAGES = {
+    "wide-wide-10epochs-seed0.pt": 1000,
+    "stacked-stacked-seed0.pt": 2000,
+}  # large: a minute or more for all of them
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_have_the_accuracy_of_their_record(name, cifar):
+    """On all test images; on the first ones where that takes long, within three standard errors."""
+    network, record = t.load_weights(ROOT / "weights" / name)
+    count = IMAGES.get(name, 10_000)
+    found = t.evaluate(
+        network, cifar.test_images[:count], cifar.test_labels[:count], record["recipe"]["augment"]
+    )
+    accuracy = record["test_accuracy"]
+    error = (
+        3 * math.sqrt(accuracy * (1 - accuracy) / count) if name in IMAGES else 0.002
+    )  # another precision rounds otherwise
+    assert found.accuracy == pytest.approx(accuracy, abs=error)
+    assert t.count_parameters(network) == record["parameters"]

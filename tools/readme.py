@@ -1,0 +1,334 @@
+"""Draws what README.md, results/README.md and images/ say of the records in results/.
+
+python -m tools.readme           all of it
+python -m tools.readme badges    stamps the repository's owner and name into README and notebooks
+"""
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from core.common import ROOT, Parser
+from core.records import (
+    changes_table,
+    effect,
+    load_records,
+    longest_trainings,
+    markdown,
+    mean_std,
+    part_of,
+    published,
+    results_table,
+)
+from experiments.sweep import load_table
+from utils import draw_effects, plot_pareto, plot_race, styled
+
+LESSONS = {  # notebook: the question it asks
+    "S9_Final": "How does one build and train such a network?",
+    "experiments/00_five_networks": "Do five published answers hold when they are trained again?",
+    "experiments/01_depthwise": "What do depthwise-separable convolutions buy?",
+    "experiments/02_dilated": "How should a network see far?",
+    "experiments/03_augmentation": "Which augmentation pays, and from when on?",
+    "experiments/04_mistakes": "What does each common mistake cost?",
+    "experiments/05_sprint": "Which tricks make 85 % in a minute?",
+    "experiments/06_frontier": "How accurate can 200,000 parameters be?",
+}
+TABLES = [name.split("/")[1] for name in LESSONS if "/" in name]
+
+
+# ---------------------------------------------------------------------------------------- README.md
+
+
+def accuracy_of(records, unit=" %"):
+    return mean_std([record["test_accuracy"] for record in records], 100, unit=unit)
+
+
+def time_of(records):
+    """ "58 s on 2 threads, AVX512 with bfloat16": the mean, and where."""
+    seconds = sum(record["seconds"] for record in records) / len(records)
+    where = " and ".join(dict.fromkeys(place(record) for record in records))
+    return f"{seconds:.0f} s on {where}" if seconds < 600 else f"{seconds / 60:.0f} min on {where}"
+
+
+def place(record):
+    """ "2 threads, AVX512 with bfloat16", of a device "cpu: AMD EPYC, AVX512 ..., 2 threads"."""
+    _, *details = record["device"].split(", ")
+    return ", ".join(reversed(details)) or record["device"]
+
+
+def numbers(groups):
+    """The small table: what stands where, and the best of others."""
+    rows = [
+        ("`frontier`, 100 epochs", groups["frontier-frontier"]),
+        ("`net`, 50 epochs with the assignment's augmentation", groups["net-standard"]),
+        ("`compact`, the best of five student networks, 50 epochs", groups["compact-compact"]),
+        ("`net`, the sprint of 10 epochs", groups["net-sprint"]),
+        ("the same, another processor", load_records("05_processors/*.json")["avx2"]),
+    ]
+    table = [
+        (name, f"{runs[0]['parameters']:,}", accuracy_of(runs, ""), time_of(runs))
+        for name, runs in rows
+    ]
+    best = max((p for p in published() if p["parameters"] < 200_000), key=lambda p: p["accuracy"])
+    name = f"best published below 200,000: {best['name']}"
+    table.append((name, f"{best['parameters']:,}", f"{100 * best['accuracy']:.1f}", "on a GPU"))
+    columns = ["", "parameters", "test accuracy, %", "training"]
+    return markdown(pd.DataFrame(table, columns=columns), left=("training",))
+
+
+def findings(groups):
+    """What each lesson found, in one sentence: {notebook: sentence}."""
+    tables = {name: load_records(f"{name}/*.json") for name in TABLES}
+
+    def points(table, run, base):
+        return f"{effect(tables[table][run], tables[table][base]).points:+.1f} points"
+
+    depthwise = points("01_depthwise", "separable-wide", "dense")
+    narrow = points("01_depthwise", "separable", "dense")
+    dilated = points("02_dilated", "dilated-map", "dilation-1")
+    early = points("03_augmentation", "net-all-3", "net-none-3")
+    late = points("03_augmentation", "net-all-30", "net-none-30")
+    stepped = points("04_mistakes", "onecycle-per-epoch", "onecycle")
+    muon = points("05_sprint", "sprint", "sgd")
+    kept = claims(groups | tables["00_five_networks"])["verdict"] == "reached"
+    frontier = groups["frontier-frontier"]
+    return {
+        "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
+        "experiments/00_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
+        "experiments/01_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
+        "experiments/02_dilated": f"Dilation instead of a second stride: {dilated}",
+        "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
+        "experiments/04_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
+        "experiments/05_sprint": f"Muon instead of SGD: {muon}",
+        "experiments/06_frontier": f"{accuracy_of(frontier)}, every rule kept",
+    }
+
+
+def course(groups):
+    """The lessons as a table: question, finding, minutes on the machine of bench/lessons.json."""
+    measured = bench("lessons")
+    found = findings(groups)
+    rows = []
+    for notebook, question in LESSONS.items():
+        minutes = max(1, round(measured["seconds"][f"{notebook}.ipynb"] / 60))
+        link = f"[`{notebook.split('/')[-1]}`]({notebook}.ipynb)"
+        rows.append((link, question, found[notebook], minutes))
+    table = pd.DataFrame(rows, columns=["lesson", "question", "finding", "minutes"])
+    text = markdown(table, left=("question", "finding"))
+    return f"{text}\n\nMinutes to execute it: on {place(measured)}. Points are of accuracy."
+
+
+def bench(name):
+    """results/bench/<name>.json"""
+    return json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())
+
+
+def readme_parts():
+    """The generated parts of README.md: {marker: Markdown}."""
+    groups = load_records()
+    return {"numbers": numbers(groups), "course": course(groups)}
+
+
+def fill(text, marker, content):
+    """Replaces what stands between <!-- marker --> and <!-- /marker --> in `text`.
+
+    Raises ValueError where the markers are missing.
+    """
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"The markers <!-- {marker} --> and <!-- /{marker} --> are missing.")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+# -------------------------------------------------------------------------------- results/README.md
+
+
+def most_accurate(groups):
+    """The record: accuracy, parameters and time of `frontier`, beside the best of others."""
+    runs = groups["frontier-frontier"]
+    flipped = mean_std([run["test_accuracy_flip"] for run in runs], 100, unit=" %")
+    best = max((p for p in published() if p["parameters"] < 200_000), key=lambda p: p["accuracy"])
+    return (
+        f"**{accuracy_of(runs)} of the test images with {runs[0]['parameters']:,} parameters**: "
+        f"`frontier`, {runs[0]['recipe']['epochs']} epochs, {time_of(runs)}. With the mirrored "
+        f"view averaged in: {flipped}. The best that we found published below 200,000 parameters "
+        f"is {100 * best['accuracy']:.1f} % ({best['name']})."
+    )
+
+
+def fastest(groups):
+    """The sprint: its accuracy, time and parameters; and the race."""
+    runs = groups["net-sprint"]
+    seconds = mean_std([run["seconds"] for run in runs], digits=1, unit=" s")
+    flipped = mean_std([run["test_accuracy_flip"] for run in runs], 100, unit=" %")
+    worst = min(run["test_accuracy"] for run in runs)
+    race = bench("sprint")
+    ours, theirs = race["sprint"], race["compact"]
+    return (
+        f"**{accuracy_of(runs)} of the test images after {seconds} of training** on "
+        f"{place(runs[0])}, with {runs[0]['parameters']:,} parameters: `net`, recipe `sprint`. The "
+        f"worst seed has {100 * worst:.2f} %. With the mirrored view averaged in: {flipped}.\n\n"
+        f"`compact` takes {theirs['median']:,.0f} s to its first epoch at 85 % on the same machine "
+        f"in the same run, the sprint {ours['median']:,.0f} s: "
+        f"**{race['times_faster']:.1f} times faster** (medians, n = {len(ours['seconds'])} each; "
+        "the optimiser and learning rate that `compact`'s text leaves open are ours)."
+    )
+
+
+def claims(groups):
+    """What the five texts say, and what was measured: a DataFrame."""
+    said = json.loads((ROOT / "results" / "published" / "accuracy.json").read_text())
+    rows = []
+    for name, runs in groups.items():
+        epochs = runs[0]["recipe"]["epochs"]
+        lengths = sorted(map(int, said.get(runs[0]["model"], {"points": {}})["points"]))
+        length = next((length for length in lengths if length >= epochs), None)
+        if length is None or part_of(runs[0]) == "val":
+            continue
+        claimed = 100 * said[runs[0]["model"]]["points"][str(length)][-1][1]
+        mean = sum(100 * run["test_accuracy"] for run in runs) / len(runs)
+        verdict = "reached" if mean >= claimed else f"missed by {claimed - mean:.2f}"
+        text = f"{claimed:.2f} in {length}"
+        measured = f"{accuracy_of(runs, '')} in {epochs}"
+        rows.append((f"`{name}`", text, measured, verdict))
+    return pd.DataFrame(rows, columns=["run", "its text, %", "measured here, %", "verdict"])
+
+
+def lesson_effects(name):
+    """One lesson's comparisons: its picture, and the tables behind it, folded away."""
+    runs = load_records(f"{name}/*.json")
+    question = LESSONS[f"experiments/{name}"]
+    parts = [f"### [`{name}`](../experiments/{name}.ipynb): {question}"]
+    parts.append(f"![Effects with their intervals](../images/{name}.png)")
+    parts.append("<details>\n<summary>The numbers</summary>")
+    for comparison in comparisons_of(name):
+        chosen = {run: runs[run] for run in (comparison.base, *comparison.others) if run in runs}
+        parts.append(comparison.question[0].upper() + comparison.question[1:] + ":")
+        parts.append(changes_table(chosen, comparison.base))
+    return "\n\n".join([*parts, "</details>"])
+
+
+def comparisons_of(name):
+    return getattr(load_table(ROOT / "experiments" / f"{name}.py"), "COMPARISONS", [])
+
+
+def results_readme():
+    """The text of results/README.md."""
+    groups = load_records()
+    tested = groups | load_records("00_five_networks/*.json")
+    engines = bench("engines")
+    speeds = [(name, f"{speed:,}") for name, speed in engines["images_per_second"].items()]
+    engine_table = markdown(pd.DataFrame(speeds, columns=["engine", "images/s"]))
+    effects = [lesson_effects(name) for name in TABLES if comparisons_of(name)]
+    return RESULTS.format(
+        most_accurate=most_accurate(groups),
+        fastest=fastest(groups),
+        results=results_table(tested),
+        claims=markdown(claims(tested)),
+        cores=engines["cores"],
+        engines=engine_table,
+        effects="\n\n".join(effects),
+    )
+
+
+RESULTS = """\
+# What was measured
+
+Every file here is a record that a run wrote; this page is drawn from them by `make readme`. An
+accuracy is that of the **last** epoch, mean ± standard deviation over n seeds; choices were made on
+5,000 held-out training images.
+
+## The most accurate
+
+{most_accurate}
+
+## The fastest
+
+{fastest}
+
+![Test accuracy against training time](../images/race.png)
+
+## All tested networks
+
+{results}
+
+Training seconds leave out the evaluations; runs on one thread shared the machine with another one.
+What the texts of the five published networks say, and what was measured:
+
+{claims}
+
+"As run" has the text's own mistake: an invalid cutout, or a black hole. `strided` and `compact`
+have recipes that are mostly ours, for their texts leave them open. `stacked` states no accuracy.
+
+## Effects
+
+One change at a time, trained on 45,000 images and judged on the 5,000 held out: points of accuracy
+against the run without the change, with their 95 % interval. Where there is no effect at all, one
+interval in twenty misses zero by chance: mistrust those that end next to it.
+
+{effects}
+
+## Making batches
+
+Flip, 4-pixel shift and normalisation with {cores} cores; `make bench` measures it on yours.
+
+{engines}
+"""
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+@styled
+def draw_lesson(name):
+    """images/<name>.png: the effects of each comparison of a lesson, one below the other."""
+    runs = load_records(f"{name}/*.json")
+    comparisons = comparisons_of(name)
+    counts = [sum(run in runs for run in comparison.others) for comparison in comparisons]
+    sizes = dict(figsize=(9, 0.9 * len(counts) + 0.3 * sum(counts)), height_ratios=counts)
+    options = dict(sharex=True, squeeze=False, layout="constrained")
+    _, axes = plt.subplots(len(comparisons), 1, **sizes, **options)
+    for axis, comparison in zip(axes.flat, comparisons, strict=True):
+        base = runs[comparison.base]
+        effects = {r: effect(runs[r], base) for r in comparison.others if r in runs}
+        draw_effects(axis, dict(sorted(effects.items(), key=lambda item: -item[1].points)))
+        plain = mean_std([run["val_accuracy"] for run in base], 100, 1, " %")
+        axis.set_title(f"{comparison.question}, {plain}", loc="left")
+    axes[-1, 0].set_xlabel("points of accuracy, 95 % interval; grey: no effect measured")
+    plt.savefig(ROOT / "images" / f"{name}.png", dpi=100)
+
+
+def draw_images():
+    (ROOT / "images").mkdir(exist_ok=True)
+    groups = load_records()
+    plot_pareto(longest_trainings(groups), published())
+    plt.savefig(ROOT / "images" / "pareto.png", dpi=110)
+    device = groups["net-sprint"][0]["device"]  # a race is run on one machine
+    plot_race({name: runs for name, runs in groups.items() if runs[0]["device"] == device})
+    plt.savefig(ROOT / "images" / "race.png", dpi=110)
+    for name in TABLES:
+        if comparisons_of(name):
+            draw_lesson(name)
+
+
+def write_readme():
+    draw_images()
+    path = ROOT / "README.md"
+    text = path.read_text()
+    for marker, content in readme_parts().items():
+        text = fill(text, marker, content)
+    path.write_text(text)
+    (ROOT / "results" / "README.md").write_text(results_readme())
+    print("README.md, results/README.md and images/ are drawn from results/")
+
+
+def main():
+    Parser("-m tools.readme", description=__doc__.splitlines()[0]).parse_args()
+    plt.switch_backend("Agg")
+    write_readme()
+
+
+if __name__ == "__main__":
+    main()
