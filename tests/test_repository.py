@@ -141,3 +141,64 @@ def test_ci_runs_the_readmes_test_command():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert "make test" in (ROOT / "README.md").read_text()
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+DECIMAL = re.compile(r"(?<![\w.,/:])\d[\d,]*\.\d+(?![\w]|\.\d)")
+
+
+def decimals(markdown):
+    """The decimals in prose: not those in code, links, badges or names of papers."""
+    for ignored in (r"```.*?```", r"`[^`]*`", r"\]\([^)]*\)", r"arXiv:[\d.]+", r"https?://\S+"):
+        markdown = re.sub(ignored, "", markdown, flags=re.DOTALL)
+    return DECIMAL.findall(markdown)
+
+
+def shown(book):
+    """All numbers in the outputs of a notebook."""
+    outputs = [output for cell in book["cells"] for output in cell.get("outputs", [])]
+    text = ["".join(output.get("text", "")) for output in outputs]
+    for output in outputs:
+        text += ["".join(v) for k, v in output.get("data", {}).items() if k.startswith("text/")]
+    return [number.replace(",", "") for number in re.findall(r"\d[\d,]*\.?\d*", "\n".join(text))]
+
+
+def recorded(pattern):
+    """All numbers in these files of results/, as they stand and in percent; no epochs' history."""
+    numbers = []
+    for path in (ROOT / "results").glob(pattern):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            content.pop("history", None)
+        numbers += [float(n) for n in re.findall(r"(?<![\w\"])\d+\.\d+", json.dumps(content))]
+    return numbers + [100 * number for number in numbers]
+
+
+def is_rounded(decimal, numbers):
+    """Whether one of `numbers` is `decimal`, to as many places as that has."""
+    half = 0.5 * 10 ** -len(decimal.split(".")[1]) + 1e-9
+    return any(abs(float(decimal.replace(",", "")) - float(number)) <= half for number in numbers)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_decimals_in_prose_come_from_records_or_outputs(name):
+    book = json.loads((ROOT / name).read_text())
+    lesson = name.split("/")[-1].removesuffix(".ipynb")
+    known = shown(book) + recorded(f"{lesson}/*.json") + recorded("published/*.json")
+    for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            for decimal in decimals("".join(cell["source"])):
+                assert is_rounded(decimal, known), f"{decimal} is in no record and no output"
+
+
+def test_the_readme_types_no_number_by_hand():
+    """All that are in its generated parts, see above; Python's version is none."""
+    text = re.sub(
+        r"<!-- (\w+) -->.*?<!-- /\1 -->", "", (ROOT / "README.md").read_text(), flags=re.S
+    )
+    assert set(decimals(text)) <= {"3.11"}
+
+
+def test_a_number_that_nobody_measured_is_found():
+    assert decimals("It has 91.84 % (`0.5`, arXiv:1512.03385, [x](1.5)), 3 seeds.") == ["91.84"]
+    assert is_rounded("91.8", ["91.84"])
+    assert not is_rounded("91.9", ["91.84"])
