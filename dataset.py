@@ -292,8 +292,9 @@ def _as_it_is(batch):
 
 
 def to_device(array, device):
-    """A tensor of `array` on `device`; for a GPU from pinned memory, which the copy can leave
-    without holding up the training.
+    """A tensor of `array` on `device`.
+
+    For a GPU from pinned memory: the copy then does not hold up the training.
     """
     tensor = torch.from_numpy(array)
     if torch.device(device).type == "cuda" and torch.cuda.is_available():

@@ -21,10 +21,11 @@ NUM_CLASSES = 10
 def conv_block(
     inputs, outputs, kernel=3, stride=1, padding=None, dilation=1, groups=1, bias=False, dropout=0.0
 ):
-    """Convolution, batch normalisation, ReLU and, if `dropout` > 0, dropout: (N, inputs, H, W) ->
-    (N, outputs, H', W').
+    """Convolution, batch normalisation, ReLU, dropout: (N, inputs, H, W) -> (N, outputs, H', W').
 
-    `padding=None` keeps the size at stride 1.
+    padding: in pixels; None keeps the size at stride 1.
+    bias: of the convolution. Batch normalisation has one of its own, so it is not needed.
+    dropout: the probability of each value to be zeroed; 0 leaves the layer out.
     """
     padding = dilation * (kernel - 1) // 2 if padding is None else padding
     block = [
@@ -38,13 +39,18 @@ def conv_block(
 def separable_block(
     inputs, outputs, kernel=3, stride=1, padding=None, bias=False, dropout=0.0, pointwise_stride=1
 ):
-    """Depthwise-separable convolution (MobileNet, arXiv:1704.04861), then batch normalisation, ReLU
-    and dropout.
+    """Depthwise-separable convolution, then batch normalisation, ReLU and dropout.
+
+    MobileNet, Howard et al. 2017, arXiv:1704.04861. (N, inputs, H, W) -> (N, outputs, H', W').
 
     The depthwise convolution filters every channel on its own (groups = channels); the 1x1
     pointwise convolution mixes them. kernel²·inputs + inputs·outputs weights instead of
     kernel²·inputs·outputs. The published networks put neither normalisation nor ReLU between the
     two, and neither do we.
+
+    kernel, stride, padding: of the depthwise convolution; padding None keeps the size at stride 1.
+    pointwise_stride: of the 1x1 convolution.
+    bias, dropout: as in `conv_block`.
     """
     padding = (kernel - 1) // 2 if padding is None else padding
     block = [
@@ -292,7 +298,5 @@ MODELS = {
 
 
 def count_parameters(model):
-    """All parameters, frozen ones included (torchsummary counts shared layers twice; this does
-    not).
-    """
+    """All parameters, frozen ones included, shared ones once (torchsummary counts them twice)."""
     return sum(p.numel() for p in model.parameters())

@@ -209,24 +209,13 @@ def fit(
             network, batches, optimizer, schedule, scaler, recipe, precision, progress
         )
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The training loss became {loss} in epoch {epoch + 1}; "
-                f"lower the learning rate ({recipe.lr})."
-            )
+        check_finite(loss, epoch, recipe)
         clock = time.perf_counter()
         seen = evaluate(network, test_images, test_labels, recipe.augment, precision)
-        history.append(
-            {
-                "lr": rate,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                f"{part}_loss": seen.loss,
-                f"{part}_accuracy": seen.accuracy,
-                "seconds": seconds,
-                "evaluation_seconds": time.perf_counter() - clock,
-            }
-        )
+        judged = {f"{part}_loss": seen.loss, f"{part}_accuracy": seen.accuracy}
+        trained = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy}
+        spent = {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
+        history.append(trained | judged | spent)
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if on_epoch:
@@ -238,6 +227,15 @@ def fit(
     return network, make_record(
         name, size, recipe, device, precision, part, history, flipped.accuracy
     )
+
+
+def check_finite(loss, epoch, recipe):
+    """Raises TrainingError where the training has diverged."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The training loss became {loss} in epoch {epoch + 1}; "
+            f"lower the learning rate ({recipe.lr})."
+        )
 
 
 def train_and_record(model, recipe, name, device=None, *, resume=False, description="", **options):

@@ -224,12 +224,12 @@ def plot_confusion(labels, predictions):
 
 def draw_effects(axis, effects):
     """Effects, {name: Effect}, as points with their intervals, the first on top."""
-    for row, found in enumerate(effects.values()):
-        colour = GREEN if found.points > 0 else ORANGE
-        if not found.measured:
+    for row, change in enumerate(effects.values()):
+        colour = GREEN if change.points > 0 else ORANGE
+        if not change.measured:
             colour = GREY
-        axis.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
-        axis.plot(found.points, row, "o", color=colour)
+        axis.plot([change.low, change.high], [row, row], color=colour, linewidth=2)
+        axis.plot(change.points, row, "o", color=colour)
     axis.set_yticks(range(len(effects)), effects)
     axis.set_ylim(len(effects) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=1)
@@ -260,7 +260,7 @@ def plot_effects(groups, base, seconds=True):
         axes[0, 1].axvline(0, color="black", linewidth=1)
         axes[0, 1].grid()
     plt.show()
-    return {name: (found, more[name]) for name, found in effects.items()}
+    return {name: (change, more[name]) for name, change in effects.items()}
 
 
 @styled

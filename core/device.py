@@ -28,24 +28,22 @@ CPU_FLOAT16 = {"avx512_fp16", "amx_fp16", "fp16_arith"}
 
 
 def pick_device(name=None):
-    """The torch.device `name`, e.g.
+    """A torch.device.
 
-    "cpu" or "cuda:1"; for None the accelerator that torch finds, else the CPU.
+    name: such as "cpu" or "cuda:1"; None takes the accelerator that torch finds, else the CPU.
 
-    Raises TrainingError where it is asked for and not there.
+    Raises TrainingError for one that is unknown, or asked for and not there.
     """
-    found = (
-        torch.accelerator.current_accelerator()
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
+    default = torch.device("cpu")
+    if torch.accelerator.is_available():
+        default = torch.accelerator.current_accelerator()
     if name is None:
-        return found
+        return default
     try:
         device = torch.device(name)
     except RuntimeError:
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
-    if device.type not in ("cpu", found.type):
+    if device.type not in ("cpu", default.type):
         raise TrainingError(
             f"Device {str(name)!r} was asked for, but torch finds none here; "
             "use --device cpu, or leave --device out."
@@ -53,20 +51,21 @@ def pick_device(name=None):
     return device
 
 
-def native_precisions(kind, features=(), capability=(0, 0)):
-    """The precisions that a device multiplies in hardware, the fastest first; the last one is
-    always float32.
+def native_precisions(device_type, features=(), capability=(0, 0)):
+    """The precisions that a device multiplies in hardware, the fastest first, float32 the last.
 
-    kind: the type of a torch.device. features: for a CPU, names as in torch.cpu.get_capabilities().
-    capability: for CUDA, (major, minor). GPUs of capability 7.x (V100, T4) have tensor cores for
-    float16, from 8.0 on for bfloat16 too; those before 7.0 (P100) gain little from float16. What is
-    not known here computes in float32.
+    GPUs of capability 7.x (V100, T4) have tensor cores for float16, from 8.0 on for bfloat16 too;
+    those before 7.0 (P100) gain little from float16. What is not known here computes in float32.
+
+    device_type: the type of a torch.device.
+    features: for a CPU, names as in torch.cpu.get_capabilities().
+    capability: for CUDA, (major, minor).
     """
-    if kind == "cuda" and tuple(capability) >= (8, 0):
+    if device_type == "cuda" and tuple(capability) >= (8, 0):
         return "bfloat16", "float16", "float32"
-    if kind == "cuda" and tuple(capability) >= (7, 0):
+    if device_type == "cuda" and tuple(capability) >= (7, 0):
         return "float16", "float32"
-    if kind != "cpu":
+    if device_type != "cpu":
         return ("float32",)
     fast = ["bfloat16"] if CPU_BFLOAT16 & set(features) else []
     fast += ["float16"] if fast and CPU_FLOAT16 & set(features) else []
@@ -74,19 +73,16 @@ def native_precisions(kind, features=(), capability=(0, 0)):
 
 
 def cpu_features():
-    """The instruction sets that torch can use here, as a set of names; before torch 2.11 it tells
-    fewer of them.
+    """The instruction sets that torch can use here, as a set of names.
 
-    Not told by torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512
-    processor.
+    Before torch 2.11 it tells fewer of them. Not told by
+    torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512 processor.
     """
-    if torch.backends.cpu.get_cpu_capability() in (
-        "AVX2",
-        "NO AVX",
-    ):  # what ATEN_CPU_CAPABILITY forbids does not count
-        return set()
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):
+        return set()  # what ATEN_CPU_CAPABILITY forbids does not count
     if hasattr(torch.cpu, "get_capabilities"):
-        return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+        capabilities = torch.cpu.get_capabilities().items()
+        return {name for name, supported in capabilities if supported is True}
     told = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return {"avx512_bf16"} if told() else set()
 
@@ -131,8 +127,9 @@ def _warn_once(text):
 
 
 def autocast(device, precision="auto"):
-    """The context in which a forward pass on `device` computes in `precision`; "auto": the one that
-    `pick_precision` picks.
+    """The context in which a forward pass on `device` computes in `precision`.
+
+    precision: "auto" is the one that `pick_precision` picks.
     """
     device = torch.device(device)
     if precision == "auto":

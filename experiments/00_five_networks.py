@@ -3,7 +3,7 @@
 `python -m experiments.sweep experiments/00_five_networks.py`
 
 What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000;
-train.RECIPES has what they favour. The "as-run" lines train on all 50,000 with a text's own
+core.recipes has what they favour. The "as-run" lines train on all 50,000 with a text's own
 mistake. A line without records in results/ has not been run yet. The long runs without mistakes are
 `python train.py --model compact` and so on; their records lie in results/ itself.
 """
@@ -19,7 +19,7 @@ def strided_unpadded():
     return StridedNet(padding=0)
 
 
-def compact(name, what, seeds=1, **change):
+def compact(name, description, seeds=1, **change):
     return Run(
         f"compact-{name}",
         "compact",
@@ -27,11 +27,11 @@ def compact(name, what, seeds=1, **change):
         change=dict(epochs=12, **change),
         model="compact",
         validate=True,
-        description=what,
+        description=description,
     )
 
 
-def strided(name, what, network="strided", **change):
+def strided(name, description, network="strided", **change):
     change = dict(epochs=12, step_gamma=0.1, augment="flip") | change
     return Run(
         f"strided-{name}",
@@ -40,18 +40,18 @@ def strided(name, what, network="strided", **change):
         change=change,
         model=network,
         validate=True,
-        description=what,
+        description=description,
     )
 
 
-def as_run(name, what, suffix="", **change):
+def as_run(name, description, suffix="", **change):
     return Run(
         f"{name}-as-run{suffix}",
         name,
         1,
         change=dict(augment=f"{name}_as_run", **change),
         model=name,
-        description=what,
+        description=description,
     )
 
 

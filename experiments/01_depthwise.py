@@ -38,12 +38,14 @@ DENSE, SEPARABLE = 32, 92  # widths with the same number of parameters, within 1
 NARROW = 12
 
 
-def line(name, what, *plan, seeds=3, **change):
+def line(name, description, *plan, seeds=3, **change):
     def build():
         return Plan(*plan)
 
     build.__name__ = name
-    return Run(name, "sprint", seeds, change=change, model=build, validate=True, description=what)
+    return Run(
+        name, "sprint", seeds, change=change, model=build, validate=True, description=description
+    )
 
 
 RUNS = [

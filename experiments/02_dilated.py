@@ -42,12 +42,14 @@ class Reach(Dilated):
         )
 
 
-def line(name, what, network, *plan, seeds=3, **change):
+def line(name, description, network, *plan, seeds=3, **change):
     def build():
         return network(*plan)
 
     build.__name__ = name
-    return Run(name, "sprint", seeds, change=change, model=build, validate=True, description=what)
+    return Run(
+        name, "sprint", seeds, change=change, model=build, validate=True, description=description
+    )
 
 
 RUNS = [

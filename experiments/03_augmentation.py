@@ -36,7 +36,7 @@ STRENGTHS = {
 
 
 def line(name, epochs, network="net", seeds=3):
-    augment, what = (SINGLE | STRENGTHS)[name]
+    augment, description = (SINGLE | STRENGTHS)[name]
     change = dict(augment=augment, epochs=epochs)
     if network == "net":
         change |= dict(engine="albumentations", views=())
@@ -48,7 +48,7 @@ def line(name, epochs, network="net", seeds=3):
         change=change,
         model=network,
         validate=True,
-        description=what,
+        description=description,
     )
 
 

@@ -95,14 +95,14 @@ WHOLE = dict(augment="standard", engine="albumentations", views=())
 ONECYCLE = dict(optimizer="sgd", lr=0.5, schedule="onecycle", warmup=0.3)
 
 
-def line(name, what, change=None, seeds=3, **details):
+def line(name, description, change=None, seeds=3, **details):
     return Run(
         name,
         "sprint",
         seeds,
         change=WHOLE | (change or {}),
         validate=True,
-        description=what,
+        description=description,
         **details,
     )
 

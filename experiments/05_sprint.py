@@ -219,8 +219,8 @@ def compiled_epoch(model, *rest):
 # ---------------------------------------------------------------------------------------- the table
 
 
-def validated(name, what, seeds=3, **details):
-    return Run(name, "sprint", seeds, description=what, validate=True, **details)
+def validated(name, description, seeds=3, **details):
+    return Run(name, "sprint", seeds, description=description, validate=True, **details)
 
 
 GROWING = ((0, 24, 2, 24), (0.5, 32, 4, 32))

@@ -3,8 +3,8 @@
 `python -m experiments.sweep experiments/06_frontier.py`
 
 Every run trains on 45,000 images and is judged on the other 5,000. All designs keep the
-assignment's rules (model.check_assignment). What is asked of each: how accurate is it after about
-the same time, and what does an epoch cost?
+assignment's rules (analysis.check_assignment). What is asked of each: how accurate is it after
+about the same time, and what does an epoch cost?
 """
 
 from experiments.mixed import Mixed
@@ -20,7 +20,7 @@ def widened():
     return network
 
 
-def design(name, epochs, what, build, **change):
+def design(name, epochs, description, build, **change):
     """A design with as many epochs as one core of a CPU does in 12 to 15 minutes."""
 
     def make():
@@ -34,7 +34,7 @@ def design(name, epochs, what, build, **change):
         change=LONG | dict(epochs=epochs, **change),
         model=make,
         validate=True,
-        description=what,
+        description=description,
     )
 
 

@@ -21,14 +21,14 @@ def mixed():
     return network
 
 
-def line(name, epochs, seeds, what, augment="flip_shift", **details):
+def line(name, epochs, seeds, description, augment="flip_shift", **details):
     return Run(
         name,
         "frontier",
         seeds,
         change=dict(epochs=epochs, augment=augment),
         model=mixed,
-        description=what,
+        description=description,
         **details,
     )
 

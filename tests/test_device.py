@@ -15,7 +15,7 @@ from model import MODELS
 
 
 @pytest.mark.parametrize(
-    ("kind", "details", "fastest_first"),
+    ("device_type", "details", "fastest_first"),
     [
         (
             "cpu",
@@ -35,8 +35,8 @@ from model import MODELS
         ("xpu", {}, ("float32",)),
     ],
 )
-def test_what_made_up_devices_multiply(kind, details, fastest_first):
-    assert d.native_precisions(kind, **details) == fastest_first
+def test_what_made_up_devices_multiply(device_type, details, fastest_first):
+    assert d.native_precisions(device_type, **details) == fastest_first
 
 
 @pytest.fixture

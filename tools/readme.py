@@ -109,12 +109,12 @@ def findings(groups):
 def course(groups):
     """The lessons as a table: question, finding, minutes on the machine of bench/lessons.json."""
     measured = bench("lessons")
-    found = findings(groups)
+    sentences = findings(groups)
     rows = []
     for notebook, question in LESSONS.items():
         minutes = max(1, round(measured["seconds"][f"{notebook}.ipynb"] / 60))
         link = f"[`{notebook.split('/')[-1]}`]({notebook}.ipynb)"
-        rows.append((link, question, found[notebook], minutes))
+        rows.append((link, question, sentences[notebook], minutes))
     table = pd.DataFrame(rows, columns=["lesson", "question", "finding", "minutes"])
     text = markdown(table, left=("question", "finding"))
     return f"{text}\n\nMinutes to execute it: on {place(measured)}. Points are of accuracy."
@@ -200,14 +200,14 @@ def lesson_effects(name):
     """One lesson's comparisons: its picture, and the tables behind it, folded away."""
     runs = load_records(f"{name}/*.json")
     question = LESSONS[f"experiments/{name}"]
-    parts = [f"### [`{name}`](../experiments/{name}.ipynb): {question}"]
-    parts.append(f"![Effects with their intervals](../images/{name}.png)")
-    parts.append("<details>\n<summary>The numbers</summary>")
+    sections = [f"### [`{name}`](../experiments/{name}.ipynb): {question}"]
+    sections.append(f"![Effects with their intervals](../images/{name}.png)")
+    sections.append("<details>\n<summary>The numbers</summary>")
     for comparison in comparisons_of(name):
         chosen = {run: runs[run] for run in (comparison.base, *comparison.others) if run in runs}
-        parts.append(comparison.question[0].upper() + comparison.question[1:] + ":")
-        parts.append(changes_table(chosen, comparison.base))
-    return "\n\n".join([*parts, "</details>"])
+        sections.append(comparison.question[0].upper() + comparison.question[1:] + ":")
+        sections.append(changes_table(chosen, comparison.base))
+    return "\n\n".join([*sections, "</details>"])
 
 
 def comparisons_of(name):
