@@ -22,38 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from core.arrays import (
+    CLASSES as CLASSES,
+    Cifar10 as Cifar10,
+    checked_images,
+    checked_labels,
+    held_out as held_out,
+    split as split,
+)
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
 from core.common import Parser
-from core.download import CACHE, Cifar10, DataError, data_root, load_cifar10
+from core.download import CACHE, DataError, data_root, load_cifar10
 
 # As many workers as were asked for, also where there are fewer processors: the draws depend on it.
 warnings.filterwarnings("ignore", "This DataLoader will create", module="torch.utils.data")
-
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-
-
-def split(labels, validation=5000, seed=0):
-    """Stratified, fixed split: returns the indices (train, validation), sorted.
-
-    Choices (architecture, recipe) are made on the validation images, never on the test set.
-
-    labels: (N,) integers in 0..9.
-    validation: how many images are held out, a tenth of them of each class.
-    """
-    generator = np.random.default_rng(seed)
-    count = validation // len(CLASSES)
-    chosen = []
-    for label in range(len(CLASSES)):
-        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:count])
-    rest = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), rest), rest
-
-
-def held_out(data):
-    """`data` for choosing: 45,000 of the training images, and in place of the test set the rest."""
-    images, labels = data.train_images, data.train_labels
-    chosen, rest = split(labels)
-    return Cifar10(images[chosen], labels[chosen], images[rest], labels[rest])
 
 
 def make_batches(
@@ -83,13 +65,15 @@ def make_batches(
     workers: albumentations: how many processes; 0 for this one, None for one a core, but four at
         most. The draws depend on their number.
 
-    Raises ValueError for an unknown engine or augmentation, one that the engine does not know, or a
-    batch size below 1.
+    Raises ValueError for other images and labels, an unknown engine or augmentation, one that the
+    engine does not know, or a batch size below 1.
     """
-    if augment not in AUGMENTATIONS:
+    images = checked_images(images)
+    labels = checked_labels(labels, len(images))
+    if not isinstance(augment, str) or augment not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation {augment!r}; known: {', '.join(AUGMENTATIONS)}.")
-    if batch_size < 1:
-        raise ValueError(f"The batch size is {batch_size}; it must be 1 or more.")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size!r}; it must be 1 or more.")
     if engine not in ("albumentations", "device"):
         raise ValueError(f"Unknown engine {engine!r}; known: albumentations, device.")
     if train and engine == "albumentations":

@@ -24,14 +24,24 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from core import common
-from core.checkpoint import DAMAGE, identity_of, load_checkpoint, save_checkpoint, save_weights
+from core.checkpoint import (
+    DAMAGE,
+    fingerprint,
+    identity_of,
+    load_checkpoint,
+    plain,
+    read_tensors,
+    save_checkpoint,
+    save_weights,
+)
 from core.common import ROOT, TrainingError, find, write_json
-from core.device import autocast, keep_freed_memory, pick_device, pick_precision
+from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
+from core.forward import classify, forward
 from core.optim import make_optimizer, make_schedule
-from core.recipes import RECIPES, Recipe as Recipe
+from core.recipes import RECIPES, Recipe
 from core.records import epoch_line, make_record, part_of, paths_of
-from dataset import DataError, View, held_out, load_cifar10, make_batches
-from model import MODELS, NUM_CLASSES, count_parameters
+from dataset import Cifar10, DataError, View, held_out, load_cifar10, make_batches
+from model import MODELS, count_parameters
 
 
 def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, progress=False):
@@ -65,26 +75,6 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
     return (total / count).tolist()
 
 
-def forward(model, images, labels, recipe, precision):
-    """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W)."""
-    with autocast(images.device, precision):
-        logits = logits_of(model, images)
-    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
-
-
-def logits_of(model, images):
-    """The model's output, (N, 10). Raises ValueError where it is anything else."""
-    output = model(images)
-    returned = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if returned == (len(images), NUM_CLASSES):
-        return output
-    raise ValueError(
-        f"{type(model).__name__} returns {returned} for a batch of {len(images)} images; it must "
-        f"return logits of shape ({len(images)}, {NUM_CLASSES}): flatten after the global pooling "
-        f"and end with nn.Linear(channels, {NUM_CLASSES})."
-    )
-
-
 class Evaluation(NamedTuple):
     """What a network says of a set of images."""
 
@@ -109,10 +99,7 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
     batches = make_batches(images, labels, batch_size, augment, train=False, device=device)
-    was_training = model.training
-    model.eval()
     logits, truth = classify(model, batches, precision, flip)
-    model.train(was_training)
     predictions = logits.argmax(1)
     return Evaluation(
         F.cross_entropy(logits, truth).item(),
@@ -120,20 +107,6 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
         logits.softmax(1).cpu().numpy(),
         predictions.cpu().numpy(),
     )
-
-
-@torch.no_grad()
-def classify(model, batches, precision, flip=False):
-    """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device."""
-    logits, labels = [], []
-    for images, truth in batches:
-        with autocast(images.device, precision):
-            output = logits_of(model, images).float()
-            if flip:
-                output = (output + logits_of(model, images.flip(3)).float()) / 2
-        logits.append(output)
-        labels.append(truth)
-    return torch.cat(logits), torch.cat(labels)
 
 
 def fit(
@@ -173,16 +146,19 @@ def fit(
     Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder, a
     loss that is no number), DataError (no data).
     """
+    build = builder(model)
     name = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
-    build = find(MODELS, model, "model") if isinstance(model, str) else model
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}; it must be a Recipe, e.g. RECIPES['sprint'].")
     device = pick_device(device)
     precision = pick_precision(device, recipe.precision)
     if device.type == "cpu":
         keep_freed_memory()
     part = "val" if validate else "test"
-    data = data or load_cifar10(progress=progress)
-    images, labels, test_images, test_labels = held_out(data) if validate else data
+    data = load_cifar10(progress=progress) if data is None else Cifar10(*data)
+    images, labels, test_images, test_labels = data = held_out(data) if validate else data
 
+    arrays = fingerprint(data) if checkpoint else ""
     importlib.import_module("torch._dynamo")  # else the first optimiser imports it: no training
     clock = time.perf_counter()
     torch.manual_seed(recipe.seed)
@@ -194,7 +170,7 @@ def fit(
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    identity = identity_of(name, recipe, precision, validate)
+    identity = identity_of(name, recipe, precision, validate, network, arrays)
     states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     history = load_checkpoint(checkpoint, identity, states, device) if resume else []
     setup = time.perf_counter() - clock
@@ -229,6 +205,18 @@ def fit(
     )
 
 
+def builder(model):
+    """What builds the network `model`, a name or anything that can be called but a network."""
+    if isinstance(model, str):
+        return find(MODELS, model, "model")
+    if isinstance(model, torch.nn.Module) or not callable(model):
+        raise ValueError(
+            f"model is of class {type(model).__name__}; fit builds the network itself, to begin "
+            "afresh each time: give a name in MODELS, or the class, e.g. fit(Net, recipe)."
+        )
+    return model
+
+
 def check_finite(loss, epoch, recipe):
     """Raises TrainingError where the training has diverged."""
     if not math.isfinite(loss):
@@ -261,19 +249,21 @@ def load_weights(path):
     Raises TrainingError for any other file.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_tensors(path)
         network = MODELS[saved["model"]]()
         # Some files hold halves, to be small.
         state = {
-            name: x.float() if x.is_floating_point() else x for name, x in saved["state"].items()
+            plain(name): value.float() if value.is_floating_point() else value
+            for name, value in saved["state"].items()
         }
         network.load_state_dict(state)
+        record = json.loads((ROOT / "results" / saved["record"]).read_text())
     except DAMAGE as error:
         raise TrainingError(
             f"{path} holds no weights of this program ({type(error).__name__}); "
             "train the model anew."
         ) from None
-    return network.eval(), json.loads((ROOT / "results" / saved["record"]).read_text())
+    return network.eval(), record
 
 
 def parse(arguments):
@@ -325,7 +315,8 @@ def main(arguments=None):
     try:
         name, recipe = asked(options)
         chosen = dict(validate=options.validate, resume=options.resume)
-        record = train_and_record(options.model, recipe, name, options.device, **chosen)
+        with common.claimed(paths_of(name, ROOT).checkpoint.with_suffix(".lock"), name):
+            record = train_and_record(options.model, recipe, name, options.device, **chosen)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import Bbox
 
+from core.arrays import checked_images, checked_labels, confusion_matrix, mistakes
 from core.records import (
     changes_table as changes_table,
     effect,
@@ -70,6 +71,10 @@ def draw_row(axes, name, images):
 def show_samples(images, labels, each=8, seed=0):
     """A row of `each` random images for every class. Returns their indices, (10, each)."""
     generator = np.random.default_rng(seed)
+    images, labels = checked_images(images), checked_labels(labels, len(images))
+    fewest = np.bincount(labels, minlength=len(CLASSES)).min()
+    if each > fewest:
+        raise ValueError(f"There are not {each} images of each class, but {fewest} of one.")
     picked = []
     for label in range(len(CLASSES)):
         picked.append(generator.choice(np.flatnonzero(labels == label), each, replace=False))
@@ -98,16 +103,6 @@ def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, 
     return np.array(drawn)
 
 
-def mistakes(labels, probabilities):
-    """Indices of the misclassified images, the most confident mistake first.
-
-    labels: (N,) integers in 0..9.
-    probabilities: (N, 10).
-    """
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
-
-
 @styled
 def show_mistakes(images, labels, probabilities, count=20, columns=5):
     """The most confident mistakes: true class, predicted class, confidence.
@@ -115,6 +110,7 @@ def show_mistakes(images, labels, probabilities, count=20, columns=5):
     Returns their indices.
     """
     shown = mistakes(labels, probabilities)[:count]
+    images = checked_images(images)
     axes = grid_of(max(1, -(-len(shown) // columns)), columns, cell=1.9, caption=0.6)
     for axis, index in zip(axes.flat, shown, strict=False):
         predicted = probabilities[index].argmax()
@@ -182,14 +178,6 @@ def plot_curves(record):
     return series
 
 
-def confusion_matrix(labels, predictions):
-    """Counts (10, 10): row = true class, column = predicted class.
-
-    labels, predictions: (N,) integers in 0..9.
-    """
-    return np.bincount(10 * labels.astype(np.int64) + predictions, minlength=100).reshape(10, 10)
-
-
 @styled
 def plot_confusion(labels, predictions):
     """Confusion matrix in percent of the true class, and the accuracy of each class beside it.
@@ -197,7 +185,7 @@ def plot_confusion(labels, predictions):
     Returns the counts (10, 10).
     """
     counts = confusion_matrix(labels, predictions)
-    shares = 100 * counts / counts.sum(1, keepdims=True)
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)  # a class may be missing
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(2.2, 1), layout="tight")
     errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
     left.imshow(errors, cmap="Blues", vmin=0)

@@ -1,13 +1,17 @@
 """The state of an unfinished run: written after every epoch, gone on from to the identical end."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from core.common import TrainingError, write_atomically
+from core.common import CheckpointError, write_atomically
 
 # What torch.load and a dictionary raise for files that are none of ours.
 DAMAGE = (
@@ -18,20 +22,75 @@ DAMAGE = (
     KeyError,
     TypeError,
     ValueError,
+    AttributeError,
+    zipfile.BadZipFile,
+    NotImplementedError,
 )
 
 
-def identity_of(name, recipe, precision, validate):
-    """What decides a run, as JSON keeps it: a checkpoint can be gone on from by the same alone."""
+def identity_of(name, recipe, precision, validate, network, data):
+    """What decides a run, as JSON keeps it: only the same one goes on from its checkpoint.
+
+    network: before its training; its layers and the code of its own classes count.
+    data: the fingerprint of the images and labels.
+    """
     used = dataclasses.asdict(recipe) | {"precision": precision}
-    return dict(model=name, recipe=json.loads(json.dumps(used)), validate=validate)
+    return {
+        "model": name,
+        "recipe": json.loads(json.dumps(used)),
+        "validate": validate,
+        "network": fingerprint([architecture(network).encode()]),
+        "data": data,
+    }
+
+
+def architecture(network):
+    """The layers of a network, and the code of those classes that are not torch's own."""
+    own = {type(module) for module in network.modules()}
+    own = sorted(
+        f"{cls.__qualname__} {cls.forward.__code__.co_code.hex()} {cls.forward.__code__.co_names}"
+        for cls in own
+        if not cls.__module__.startswith("torch.") and hasattr(cls.forward, "__code__")
+    )
+    return "\n".join([str(network), *own])
+
+
+def fingerprint(contents):
+    """The first digits of the SHA-256 of arrays, or bytes."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
+    return digest.hexdigest()[:16]
+
+
+def write_tensors(path, content):
+    """torch.save, by way of memory: a full disk then says so, and does not abort."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def read_tensors(path):
+    """torch.load of tensors and plain data, never of code; every byte's checksum is tried first.
+
+    Raises one of DAMAGE for anything else than a whole file of torch.save.
+    """
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()  # torch does not look
+    if damaged:
+        raise ValueError(f"{damaged} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def plain(name):
+    """A weight's name without what torch.compile and DataParallel put before it."""
+    return name.removeprefix("_orig_mod.").removeprefix("module.")
 
 
 def save_weights(path, network, model, record):
     """Writes a trained network: the name in MODELS, the file of its record, the weights."""
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
-    saved = dict(model=model, record=record, state=state)
-    write_atomically(path, lambda file: torch.save(saved, file))
+    state = {plain(name): value.cpu() for name, value in network.state_dict().items()}
+    write_tensors(path, dict(model=model, record=record, state=state))
 
 
 def save_checkpoint(path, identity, states, history, device):
@@ -48,7 +107,7 @@ def save_checkpoint(path, identity, states, history, device):
     }
     if device.type == "cuda":
         state["device_random"] = torch.cuda.get_rng_state(device)
-    write_atomically(path, lambda file: torch.save(state, file))
+    write_tensors(path, state)
 
 
 def load_checkpoint(path, identity, states, device):
@@ -61,31 +120,37 @@ def load_checkpoint(path, identity, states, device):
     states: {name: what has a state_dict: model, optimiser, schedule, scaler}.
     device: the torch.device of the run.
 
-    Raises TrainingError for a file that is missing, damaged or of another run.
+    Raises CheckpointError for a file that is missing, damaged or of another run.
     """
     if path is None or not Path(path).exists():
-        raise TrainingError(
+        raise CheckpointError(
             f"There is no checkpoint {path} to resume from; start without --resume."
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         saved = state["identity"]
     except DAMAGE:
-        raise TrainingError(
+        raise CheckpointError(
             f"{path} is not a checkpoint of this program, or is damaged; "
             "delete it and start without --resume."
         ) from None
     if saved != identity:
-        raise TrainingError(
+        raise CheckpointError(
             f"{path} belongs to another run ({differences(saved, identity)}); "
             "ask for that run, or start without --resume."
         )
-    for name, holder in states.items():
-        holder.load_state_dict(state[name])
-    torch.set_rng_state(state["random"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["device_random"], device)
-    return state["history"]
+    try:
+        for name, holder in states.items():
+            holder.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_random"], device)
+        return state["history"]
+    except DAMAGE as error:
+        raise CheckpointError(
+            f"{path} does not fit this run ({str(error).splitlines()[0]}); "
+            "delete it and start without --resume."
+        ) from None
 
 
 def differences(saved, asked):

@@ -1,12 +1,17 @@
 """The ground that all else stands on: root folder, errors, names, files, command lines."""
 
 import argparse
+import contextlib
 import difflib
+import glob
 import json
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 ROOT = Path(__file__).resolve().parent.parent
+PARTIAL = ".partial"  # the end of a temporary file's name
 
 
 class TrainingError(RuntimeError):
@@ -15,14 +20,17 @@ class TrainingError(RuntimeError):
 
 def find(table, name, noun):
     """`table[name]`, or a ValueError that calls `name` an unknown `noun` and names the nearest."""
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), table, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? All" if near else "known"
     raise ValueError(f"Unknown {noun} {name!r}; {hint}: {', '.join(table)}.")
 
 
-def write_atomically(path, write, advice="make the folder writable, then go on with --resume"):
+AGAIN = "make the folder writable, then repeat the command (--resume goes on from a checkpoint)"
+
+
+def write_atomically(path, write, advice=AGAIN):
     """Calls `write(file)` on a temporary file, then renames it to `path`.
 
     Nobody ever sees half a file: what stood there stays until the new one is whole.
@@ -36,33 +44,76 @@ def write_atomically(path, write, advice="make the folder writable, then go on w
     path, partial = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = f".{path.name}-"
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=name, delete=False) as file:
+        options = dict(prefix=f".{path.name}-", suffix=PARTIAL, delete=False)
+        with tempfile.NamedTemporaryFile(dir=path.parent, **options) as file:
             partial = Path(file.name)
             write(file)
         partial.chmod(0o644)
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        if partial:
-            partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
         raise TrainingError(
-            f"Cannot write {path} ({reason}); free some space or {advice}."
+            f"Cannot write {path} ({error.strerror or error}); free some space or {advice}."
         ) from None
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)  # gone already where all went well
+
+
+def write_text(path, text):
+    """Writes a text file; see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def clear_leftovers(path):
+    """Removes what a killed process has left of its attempts to write `path`."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}-*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def check_writable(paths):
     """Raises TrainingError where one of `paths` could not be written: before the training."""
     for path in paths:
+        clear_leftovers(path)
         trial = path.with_suffix(".test")
         write_atomically(trial, lambda file: None)
         trial.unlink()
 
 
+class CheckpointError(TrainingError):
+    """There is no checkpoint to go on from: missing, damaged, or of another run."""
+
+
+class ClaimedError(TrainingError):
+    """Another process is at this run."""
+
+
+@contextlib.contextmanager
+def claimed(path, name):
+    """Holds the run `name` for this process, by a lock on the file `path`.
+
+    The operating system lets go of it when the process ends, however it ends.
+
+    Raises ClaimedError where another process holds it, TrainingError where no file can be made.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClaimedError(f"{name} is being trained by another process; wait for it.") from None
+    except OSError as error:
+        raise TrainingError(f"Cannot write {path} ({error.strerror}); {AGAIN}.") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows lets nobody remove an open file
+            path.unlink()
+        lock.release()
+
+
 def write_json(path, content):
     """Writes a record, a dictionary, as JSON; see `write_atomically`."""
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 class Parser(argparse.ArgumentParser):

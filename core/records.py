@@ -59,6 +59,22 @@ class Paths(NamedTuple):
     checkpoint: Path
 
 
+def is_recorded(path, recipe, validate):
+    """Whether `path` holds the record of a run by this recipe. What else it holds is told."""
+    if not path.exists():
+        return False
+    try:
+        record = _read(path)
+    except ValueError:
+        print(f"{path} is damaged: the run is done anew.", flush=True)
+        return False
+    asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    same = record["recipe"] == asked and part_of(record) == ("val" if validate else "test")
+    if not same:
+        print(f"{path} is of another recipe: the run is done anew.", flush=True)
+    return same
+
+
 def paths_of(name, root=ROOT):
     """The `Paths` of the run `name`, e.g. "net-sprint-seed0"."""
     return Paths(
@@ -105,12 +121,29 @@ def load_records(pattern="*.json", root=None):
 def _read(path):
     try:
         record = json.loads(path.read_text())
-        record["history"][-1], record["recipe"]["epochs"], record["model"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        part = part_of(record)
+        shares = [record[f"{part}_accuracy"], record[f"{part}_accuracy_flip"]]
+        shares += [epoch[f"{part}_accuracy"] for epoch in record["history"]]
+        numbers = [record["seconds"], record["parameters"], record["seed"]]
+        texts = [record["model"], record["device"], record["precision"]]
+        whole = (
+            len(record["history"]) == record["recipe"]["epochs"]
+            and all(is_number(number) and number >= 0 for number in (*numbers, *shares))
+            and all(share <= 1 for share in shares)
+            and all(isinstance(text, str) for text in texts)
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        whole = False
+    if not whole:
         raise ValueError(
             f"{path} is not a record of a run; delete it or write it anew with train.py."
-        ) from None
+        )
     return record
+
+
+def is_number(value):
+    """Whether `value` is a finite number; True and False are none."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def published():

@@ -10,18 +10,22 @@ results/<table>/ is skipped, what was cut off is resumed.
 import argparse
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import inspect
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 import train
 from core.augment import AUGMENTATIONS
-from core.common import Parser, TrainingError, find
+from core.common import CheckpointError, ClaimedError, Parser, TrainingError, claimed, find
 from core.recipes import RECIPES
-from core.records import paths_of
+from core.records import is_recorded, paths_of
 from dataset import DataError
+from model import MODELS
 
 # What of `fit` a run may put something else in the place of.
 VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
@@ -86,16 +90,33 @@ def plan(path):
     """
     path = Path(path)
     try:
-        planned = [
+        runs = load_table(path).RUNS
+        check(runs)
+        return [
             (f"{path.stem}/{run.name}-seed{seed}", run, recipe_of(run, seed))
-            for run in load_table(path).RUNS
+            for run in runs
             for seed in range(run.seeds)
         ]
     except Exception as error:
         raise TrainingError(
             f"{path} is not a table of runs ({error!r}); experiments/sweep.py says what one is."
         ) from error
-    return planned
+
+
+def check(runs):
+    """Raises ValueError where `runs` is no list of `Run`, empty, or has a name twice."""
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, Run) for run in runs):
+        raise ValueError("RUNS must be a list of Run, and not empty")
+    names = [run.name for run in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"there are two runs called {', '.join(twice)}")
+    for run in runs:
+        if not isinstance(run.seeds, int) or run.seeds < 1:
+            raise ValueError(f"{run.name} has {run.seeds!r} seeds; it must be 1 or more")
+        if isinstance(run.model, str):
+            find(MODELS, run.model, "model")
+        elif not callable(run.model) or isinstance(run.model, nn.Module):
+            raise ValueError(f"the model of {run.name} is neither a name nor builds a network")
 
 
 def recipe_of(run, seed):
@@ -114,28 +135,39 @@ def sweep(path, device=None):
     Raises TrainingError for a file that is no table, or if a run failed.
     """
     planned = plan(path)
-    missing = [line for line in planned if not paths_of(line[0], train.ROOT).record.exists()]
+    missing = [line for line in planned if not recorded(*line)]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
     failed = []
     for name, run, recipe in missing:
-        print(name, flush=True)
-        resume = not run.variants and paths_of(name, train.ROOT).checkpoint.exists()
         try:
-            train.train_and_record(
-                run.model,
-                recipe,
-                name,
-                device,
-                validate=run.validate,
-                resume=resume,
-                description=run.description,
-                **run.variants,
-            )
+            train_once(name, run, recipe, device)
+        except ClaimedError as error:
+            print(error, flush=True)
         except (TrainingError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed.append(name)
     if failed:
         raise TrainingError(f"{len(failed)} runs failed: {', '.join(failed)}.")
+
+
+def recorded(name, run, recipe):
+    return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate)
+
+
+def train_once(name, run, recipe, device):
+    """Trains a run, unless another process has done so in the meantime, or is at it."""
+    paths = paths_of(name, train.ROOT)
+    with claimed(paths.checkpoint.with_suffix(".lock"), name):
+        if is_recorded(paths.record, recipe, run.validate):
+            return
+        print(name, flush=True)
+        options = dict(validate=run.validate, description=run.description, **run.variants)
+        resume = not run.variants and paths.checkpoint.exists()
+        try:
+            train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
+        except CheckpointError as error:
+            print(f"{error} It is done anew.", flush=True)
+            train.train_and_record(run.model, recipe, name, device, **options)
 
 
 def main():
@@ -153,4 +185,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    # The module that tables import: this copy of it has another Run.
+    importlib.import_module("experiments.sweep").main()

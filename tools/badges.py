@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 
-from core.common import ROOT, Parser
+from core.common import ROOT, Parser, TrainingError, write_text
 from tools.readme import LESSONS, fill
 
 
@@ -52,14 +52,14 @@ def write_badges():
     remote = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     name = repository(remote)
     path = ROOT / "README.md"
-    path.write_text(stamp(path.read_text(), "S9_Final.ipynb", name))
+    write_text(path, stamp(path.read_text(), "S9_Final.ipynb", name))
     for notebook in LESSONS:
         path = ROOT / f"{notebook}.ipynb"
         book = json.loads(path.read_text())
         for cell in book["cells"][:3]:
             text = stamp("".join(cell["source"]), f"{notebook}.ipynb", name)
             cell["source"] = text.splitlines(keepends=True)
-        path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
     print(f"badges of {name} are in README.md and {len(LESSONS)} notebooks")
 
 
@@ -67,7 +67,7 @@ def main():
     Parser("-m tools.badges", description=__doc__.splitlines()[0]).parse_args()
     try:
         write_badges()
-    except ValueError as error:
+    except (TrainingError, ValueError) as error:
         sys.exit(f"badges: {error}")
 
 

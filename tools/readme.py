@@ -6,11 +6,12 @@ python -m tools.readme badges    stamps the repository's owner and name into REA
 
 import json
 import re
+import sys
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from core.common import ROOT, Parser
+from core.common import ROOT, Parser, TrainingError, write_atomically, write_text
 from core.records import (
     changes_table,
     effect,
@@ -297,17 +298,22 @@ def draw_lesson(name):
         plain = mean_std([run["val_accuracy"] for run in base], 100, 1, " %")
         axis.set_title(f"{comparison.question}, {plain}", loc="left")
     axes[-1, 0].set_xlabel("points of accuracy, 95 % interval; grey: no effect measured")
-    plt.savefig(ROOT / "images" / f"{name}.png", dpi=100)
+    save_figure(name, 100)
+
+
+def save_figure(name, dpi):
+    path = ROOT / "images" / f"{name}.png"
+    write_atomically(path, lambda file: plt.savefig(file, format="png", dpi=dpi))
+    plt.close()
 
 
 def draw_images():
-    (ROOT / "images").mkdir(exist_ok=True)
     groups = load_records()
     plot_pareto(longest_trainings(groups), published())
-    plt.savefig(ROOT / "images" / "pareto.png", dpi=110)
+    save_figure("pareto", 110)
     device = groups["net-sprint"][0]["device"]  # a race is run on one machine
     plot_race({name: runs for name, runs in groups.items() if runs[0]["device"] == device})
-    plt.savefig(ROOT / "images" / "race.png", dpi=110)
+    save_figure("race", 110)
     for name in TABLES:
         if comparisons_of(name):
             draw_lesson(name)
@@ -319,15 +325,18 @@ def write_readme():
     text = path.read_text()
     for marker, content in readme_parts().items():
         text = fill(text, marker, content)
-    path.write_text(text)
-    (ROOT / "results" / "README.md").write_text(results_readme())
+    write_text(path, text)
+    write_text(ROOT / "results" / "README.md", results_readme())
     print("README.md, results/README.md and images/ are drawn from results/")
 
 
 def main():
     Parser("-m tools.readme", description=__doc__.splitlines()[0]).parse_args()
     plt.switch_backend("Agg")
-    write_readme()
+    try:
+        write_readme()
+    except (TrainingError, ValueError, OSError) as error:
+        sys.exit(f"readme: {error}")
 
 
 if __name__ == "__main__":

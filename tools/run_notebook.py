@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 
 import dataset
 import train
-from core.common import ROOT, Parser, write_json
+from core.common import ROOT, Parser, write_json, write_text
 from core.device import describe_device, pick_device, pick_precision
 
 STARTING = 20  # seconds: the imports of a fresh kernel, reading the data, drawing
@@ -78,7 +78,7 @@ class TellingClient(NotebookClient):
 
 def keep(book, path, seconds):
     """Writes the executed notebook and how long it took."""
-    nbformat.write(book, path)
+    write_text(path, nbformat.writes(book) + "\n")
     file = ROOT / "results" / "bench" / "lessons.json"
     lessons = json.loads(file.read_text()) if file.exists() else {"seconds": {}}
     lessons["device"] = describe_device(pick_device())
@@ -116,7 +116,7 @@ def main():
         print(f"{client.clock()} {path} is executed anew.")
         return
     page, _ = HTMLExporter().from_notebook_node(book)
-    path.with_suffix(".html").write_text(page)
+    write_text(path.with_suffix(".html"), page)
     print(f"{client.clock()} Open {path.with_suffix('.html').resolve()} in a browser.")
 
 

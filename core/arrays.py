@@ -1,0 +1,104 @@
+"""CIFAR-10 as arrays: what they must be, how some are held out, where predictions are wrong."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+
+
+class Cifar10(NamedTuple):
+    """uint8 arrays in the official order: images (N, 32, 32, 3) RGB, labels (N,) in 0..9."""
+
+    train_images: np.ndarray  # (50000, 32, 32, 3)
+    train_labels: np.ndarray  # (50000,)
+    test_images: np.ndarray  # (10000, 32, 32, 3)
+    test_labels: np.ndarray  # (10000,)
+
+
+def split(labels, validation=5000, seed=0):
+    """Stratified, fixed split: returns the indices (train, validation), sorted.
+
+    Choices (architecture, recipe) are made on the validation images, never on the test set.
+
+    labels: (N,) integers in 0..9.
+    validation: how many images are held out, a tenth of them of each class.
+
+    Raises ValueError for other labels, or a class that has too few images to hold so many out.
+    """
+    labels = checked_labels(labels)
+    count = validation // len(CLASSES)
+    fewest = np.bincount(labels, minlength=len(CLASSES)).min()
+    if not 0 < count < fewest:
+        raise ValueError(
+            f"{validation} images cannot be held out: that is {count} of each class, and one class "
+            f"has {fewest}; hold out at least 10, and fewer than there are."
+        )
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in range(len(CLASSES)):
+        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:count])
+    rest = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), rest), rest
+
+
+def checked_labels(labels, count=None):
+    """`labels` as int64 (N,). Raises ValueError for anything but N = `count` classes in 0..9."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"The labels are {array.dtype} {array.shape}; they must be whole numbers in 0..9, (N,)."
+        )
+    whole = np.nan_to_num(array, nan=-1).astype(np.int64)
+    if (whole != array).any() or whole.min() < 0 or whole.max() >= len(CLASSES):
+        raise ValueError(
+            f"The labels range from {array.min()} to {array.max()}; "
+            f"they must be whole numbers in 0..{len(CLASSES) - 1}."
+        )
+    if count is not None and len(whole) != count:
+        raise ValueError(f"There are {len(whole)} labels for {count} images; give one for each.")
+    return whole
+
+
+def checked_images(images):
+    """`images` as an array. Raises ValueError for anything but uint8 (N, 32, 32, 3)."""
+    array = np.asarray(images)
+    if array.dtype == np.uint8 and array.shape[1:] == (32, 32, 3) and len(array):
+        return array
+    raise ValueError(
+        f"The images are {array.dtype} {array.shape}; they must be uint8 (N, 32, 32, 3), RGB in "
+        "0..255, as load_cifar10 returns them: they are normalised and permuted here."
+    )
+
+
+def held_out(data):
+    """`data` for choosing: 45,000 of the training images, and in place of the test set the rest."""
+    images, labels = data.train_images, data.train_labels
+    chosen, rest = split(labels)
+    return Cifar10(images[chosen], labels[chosen], images[rest], labels[rest])
+
+
+def confusion_matrix(labels, predictions):
+    """Counts (10, 10): row = true class, column = predicted class.
+
+    labels, predictions: (N,) integers in 0..9. Raises ValueError for anything else.
+    """
+    labels = checked_labels(labels)
+    predictions = checked_labels(predictions, len(labels))
+    return np.bincount(10 * labels + predictions, minlength=100).reshape(10, 10)
+
+
+def mistakes(labels, probabilities):
+    """Indices of the misclassified images, the most confident mistake first.
+
+    labels: (N,) integers in 0..9.
+    probabilities: (N, 10).
+
+    Raises ValueError for anything else.
+    """
+    probabilities = np.asarray(probabilities)
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
+        raise ValueError(f"The probabilities are {probabilities.shape}; they must be (N, 10).")
+    labels = checked_labels(labels, len(probabilities))
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]

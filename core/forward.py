@@ -1,0 +1,62 @@
+"""What a network says of images: logits, of the shape that they must have, and the loss."""
+
+import torch
+import torch.nn.functional as F
+
+from core.device import autocast
+
+CLASSES = 10
+
+
+def forward(model, images, labels, recipe, precision):
+    """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W).
+
+    Raises ValueError for a batch of one image where batch normalisation needs two.
+    """
+    try:
+        with autocast(images.device, precision):
+            logits = logits_of(model, images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "The last batch has one image, which batch normalisation after the global pooling "
+            "cannot be trained on; choose another batch_size."
+        ) from None
+    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
+def logits_of(model, images):
+    """The model's output, (N, 10). Raises ValueError where it is anything else."""
+    output = model(images)
+    returned = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if returned == (len(images), CLASSES):
+        return output
+    raise ValueError(
+        f"{type(model).__name__} returns {returned} for a batch of {len(images)} images; it must "
+        f"return logits of shape ({len(images)}, {CLASSES}): flatten after the global pooling "
+        f"and end with nn.Linear(channels, {CLASSES})."
+    )
+
+
+@torch.no_grad()
+def classify(model, batches, precision, flip=False):
+    """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device.
+
+    flip: average the logits with those of the mirrored images.
+    """
+    logits, labels = [], []
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for images, truth in batches:
+            with autocast(images.device, precision):
+                output = logits_of(model, images).float()
+                if flip:
+                    output = (output + logits_of(model, images.flip(3)).float()) / 2
+            logits.append(output)
+            labels.append(truth)
+    finally:  # each module's own: some may have been frozen
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(logits), torch.cat(labels)
