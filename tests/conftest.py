@@ -51,7 +51,7 @@ def small():
     patterns = generator.uniform(0, 255, (10, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
 
     def images(count):
-        labels = generator.permutation(np.arange(count, dtype=np.uint8) % 10)
+        labels = generator.permutation(np.arange(count) % 10).astype(np.uint8)
         noise = generator.uniform(0, 255, (count, 32, 32, 3))
         return (0.3 * patterns[labels] + 0.7 * noise).astype(np.uint8), labels
 

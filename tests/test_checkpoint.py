@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
-from conftest import QUICK, ROOT
+from conftest import QUICK, ROOT, Tiny
+from torch import nn
 
-import train as t
+import train
 from core.common import TrainingError
 
 SCRIPT = """
@@ -66,14 +67,14 @@ def test_checkpoints_of_others_and_garbage_are_refused(small, tmp_path):
 
     path = tmp_path / "run.pt"
     with pytest.raises(TrainingError, match="no checkpoint .*; start without --resume"):
-        t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
-    t.fit("net", QUICK, data=small, checkpoint=path, progress=False)
+        train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    train.fit("net", QUICK, data=small, checkpoint=path, progress=False)
     with pytest.raises(
         TrainingError, match="belongs to another run .*model: 'net' there, 'strided' here"
     ):
-        t.fit("strided", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+        train.fit("strided", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     with pytest.raises(TrainingError, match="lr: 0.05 there, 0.1 here"):
-        t.fit(
+        train.fit(
             "net",
             dataclasses.replace(QUICK, lr=0.1),
             data=small,
@@ -84,8 +85,54 @@ def test_checkpoints_of_others_and_garbage_are_refused(small, tmp_path):
     for garbage in (b"", b"garbage", pickle.dumps(Evil()), path.read_bytes()[:5000]):
         path.write_bytes(garbage)
         with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
-            t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+            train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     torch.save(Evil(), path)
     with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
-        t.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+        train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.fixture
+def checkpoint(small, tmp_path):
+    """The checkpoint of a finished run of `Tiny` with QUICK."""
+    path = tmp_path / "run.pt"
+    train.fit(Tiny, QUICK, small, checkpoint=path, progress=False)
+    return path
+
+
+def resume(model, data, path):
+    return train.fit(model, QUICK, data, checkpoint=path, resume=True, progress=False)
+
+
+def test_other_data_are_another_run(small, checkpoint):
+    other = small._replace(train_labels=small.train_labels[::-1].copy())
+    with pytest.raises(TrainingError, match="belongs to another run .*data"):
+        resume(Tiny, other, checkpoint)
+
+
+def test_another_network_of_the_same_name_and_shapes_is_another_run(small, checkpoint):
+    class Edited(Tiny):
+        def forward(self, x):
+            return self.fc(self.conv(x).sigmoid().mean((2, 3)))
+
+    Edited.__name__ = Edited.__qualname__ = "Tiny"
+    with pytest.raises(TrainingError, match="belongs to another run .*network"):
+        resume(Edited, small, checkpoint)
+
+    class Wider(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 5, stride=2)
+
+    Wider.__name__ = "Tiny"
+    with pytest.raises(TrainingError, match="belongs to another run .*network"):
+        resume(Wider, small, checkpoint)
+
+
+@pytest.mark.parametrize("key", ["model", "optimizer", "schedule", "random", "history"])
+def test_a_key_that_is_missing(key, small, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    del state[key]
+    torch.save(state, checkpoint)
+    with pytest.raises(TrainingError, match="does not fit this run .*; delete it and start"):
+        resume(Tiny, small, checkpoint)

@@ -76,7 +76,7 @@ def test_muon_without_filters_is_nesterov_sgd():
     recipe = Recipe(epochs=1, lr=0.1, nesterov=True, weight_decay=1e-2)
     optimizers = [
         make_optimizer(one, recipe),
-        make_optimizer(two, dataclasses.replace(recipe, optimizer="muon")),
+        make_optimizer(two, dataclasses.replace(recipe, optimizer="muon", muon_lr=0.1)),
     ]
     for _ in range(5):
         x = torch.randn(8, 4)

@@ -70,6 +70,42 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
     assert records[2].exists()
 
 
+@pytest.mark.parametrize("damage", ["", '{"model": "net"', "another recipe"])
+def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys):
+    path = course / "table.py"
+    path.write_text(
+        "from experiments.sweep import Run\n"
+        'RUNS = [Run("plain", "sprint", 1, dict(epochs=1, augment="none"))]\n'
+    )
+    sweep.sweep(path)
+    file = course / "results" / "table" / "plain-seed0.json"
+    good = json.loads(file.read_text())
+    text = damage
+    if damage == "another recipe":
+        text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
+    file.write_text(text)
+    sweep.sweep(path)
+    said = capsys.readouterr().out
+    assert f"{file} is {'of another recipe' if 'recipe' in damage else 'damaged'}" in said
+    again = json.loads(file.read_text())
+    assert again["recipe"] == good["recipe"]
+    assert again["test_accuracy"] == good["test_accuracy"]
+
+
+def test_a_checkpoint_of_another_run_is_told_and_not_gone_on_from(course, capsys):
+    path = course / "table.py"
+    lines = 'from experiments.sweep import Run\nRUNS = [Run("plain", "sprint", 1, CHANGE)]\n'
+    path.write_text(lines.replace("CHANGE", 'dict(epochs=1, augment="none")'))
+    sweep.sweep(path)
+    (course / "results" / "table" / "plain-seed0.json").unlink()
+    other = course / "elsewhere" / "table.py"
+    other.parent.mkdir()
+    other.write_text(lines.replace("CHANGE", 'dict(epochs=1, augment="flip")'))
+    sweep.sweep(other)
+    assert "belongs to another run" in capsys.readouterr().out
+    assert (course / "results" / "table" / "plain-seed0.json").exists()
+
+
 BAD = {
     "RUNS = [": "never closed",
     "": "no attribute 'RUNS'",
@@ -78,6 +114,11 @@ BAD = {
     'RUNS = [Run("x", "sprint", 1, chnage={})]': "chnage",
     'RUNS = [Run("x", "sprint", 1, variants=dict(optimiser=print))]': "fit takes no optimiser",
     'AUGMENTATIONS = {"flip": None}\nRUNS = []': "called flip",
+    'RUNS = (Run("x", "sprint", 1) for _ in range(2))': "RUNS must be a list of Run",
+    "RUNS = []": "and not empty",
+    'RUNS = [Run("x", "sprint", 1), Run("x", "standard", 1)]': "two runs called x",
+    'RUNS = [Run("x", "sprint", 1), Run("y", "sprint", 1, model="nett")]': "Unknown model 'nett'",
+    'RUNS = [Run("x", "sprint", 0)]': "x has 0 seeds",
 }
 
 
