@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 
@@ -156,7 +157,8 @@ def test_workers_need_no_shared_memory():
         "batches = dataset.make_batches(images, np.zeros(4096), 1024, 'standard', **options); "
         "print(sum(len(labels) for _, labels in batches))"
     )
-    inside = f'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {sys.executable} -c "{code}"'
+    command = shlex.join([sys.executable, "-c", code])
+    inside = f"mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {command}"
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     run = subprocess.run(

@@ -6,6 +6,7 @@ Seeded: the moments are the same each time, as far as a clock can be.
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -260,7 +261,8 @@ def test_a_full_disk_keeps_the_last_good_files(tmp_path):
     script.write_text(FULL)
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = f"mount -t tmpfs -o size=256k tmpfs {folder} && exec {sys.executable} {script} {folder}"
+    command = shlex.join([sys.executable, str(script), str(folder)])
+    mount = f"mount -t tmpfs -o size=256k tmpfs {shlex.quote(str(folder))} && exec {command}"
     run = subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     *failures, files, checkpoint, weights = run.stdout.splitlines()

@@ -86,7 +86,7 @@ def first_cell(name):
 
 def run_first_cell(folder, code, **environment):
     """What Python says of `code` in `folder`, then of where it is and what it can import."""
-    code += "\nimport model, train; print(os.getcwd(), model.__file__)"
+    code += "\nimport model, train; print(os.getcwd()); print(model.__file__)"
     command = [sys.executable, "-c", code]
     environment = os.environ | environment
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -95,7 +95,7 @@ def run_first_cell(folder, code, **environment):
 @pytest.mark.parametrize("name", ["S9_Final.ipynb", "experiments/05_sprint.ipynb"])
 def test_the_first_cell_finds_the_course(name):
     run = run_first_cell((ROOT / name).parent, first_cell(name))
-    assert run.stdout.split() == [str(ROOT), str(ROOT / "model.py")], run.stderr
+    assert run.stdout.splitlines() == [str(ROOT), str(ROOT / "model.py")], run.stderr
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no clone")
@@ -110,7 +110,10 @@ def test_where_the_course_is_not_there_the_first_cell_clones_it(tmp_path):
         "KAGGLE_KERNEL_RUN_TYPE": "Interactive",
     }
     run = run_first_cell(tmp_path, code, **instead)
-    assert run.stdout.split() == [str(tmp_path / "course"), str(tmp_path / "course" / "model.py")]
+    assert run.stdout.splitlines() == [
+        str(tmp_path / "course"),
+        str(tmp_path / "course" / "model.py"),
+    ]
 
 
 def test_what_colab_lacks_is_pinned():
@@ -124,3 +127,12 @@ def test_what_colab_lacks_is_pinned():
         "tabulate",
         "torchsummary==1.5.1",
     ]
+
+
+def test_a_misspelt_recipe_in_the_environment_is_one_sentence():
+    command = [sys.executable, "-m", "tools.run_notebook", "S9_Final.ipynb"]
+    environment = os.environ | {"RECIPE": "sprnt"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "RECIPE: Unknown recipe 'sprnt'; did you mean sprint" in run.stderr
+    assert run.stderr.count("\n") == 1

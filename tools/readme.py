@@ -296,7 +296,8 @@ def draw_lesson(name):
         effects = {r: effect(runs[r], base) for r in comparison.others if r in runs}
         draw_effects(axis, dict(sorted(effects.items(), key=lambda item: -item[1].points)))
         plain = mean_std([run["val_accuracy"] for run in base], 100, 1, " %")
-        axis.set_title(f"{comparison.question}, {plain}", loc="left")
+        question = comparison.question.replace("`", "")
+        axis.set_title(f"{question}, {plain}", loc="left", fontsize=10)
     axes[-1, 0].set_xlabel("points of accuracy, 95 % interval; grey: no effect measured")
     save_figure(name, 100)
 

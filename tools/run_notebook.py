@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 
 import dataset
 import train
-from core.common import ROOT, Parser, write_json, write_text
+from core.common import ROOT, Parser, find, write_json, write_text
 from core.device import describe_device, pick_device, pick_precision
 
 STARTING = 20  # seconds: the imports of a fresh kernel, reading the data, drawing
@@ -47,7 +47,7 @@ def announce(notebook):
     """Prints the device and the minutes that the main notebook will need on it."""
     device = pick_device()
     default = "standard" if torch.cuda.is_available() else "sprint"
-    recipe = train.RECIPES[os.environ.get("RECIPE") or default]
+    recipe = find(train.RECIPES, os.environ.get("RECIPE") or default, "recipe")
     seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10(progress=False))
     minutes = max(1, round(seconds / 60))
     where = f"{describe_device(device)}, in {pick_precision(device)}"
@@ -97,7 +97,10 @@ def main():
         sys.exit(f"run_notebook: there is no notebook {path}.")
     book = nbformat.read(path, as_version=4)
     if path.name == "S9_Final.ipynb":
-        announce(path)
+        try:
+            announce(path)
+        except ValueError as error:
+            sys.exit(f"run_notebook: the environment variable RECIPE: {error}")
     client = TellingClient(
         book,
         timeout=None,
