@@ -45,14 +45,19 @@ def identity_of(name, recipe, precision, validate, network, data):
 
 
 def architecture(network):
-    """The layers of a network, and the code of those classes that are not torch's own."""
-    own = {type(module) for module in network.modules()}
-    own = sorted(
-        f"{cls.__qualname__} {cls.forward.__code__.co_code.hex()} {cls.forward.__code__.co_names}"
-        for cls in own
-        if not cls.__module__.startswith("torch.") and hasattr(cls.forward, "__code__")
-    )
-    return "\n".join([str(network), *own])
+    """The layers of a network, and what `forward` does in each class that is not torch's own."""
+    classes = {type(module) for module in network.modules()}
+    own = [cls for cls in classes if not cls.__module__.startswith("torch.")]
+    return "\n".join([str(network), *sorted(map(instructions, own))])
+
+
+def instructions(cls):
+    """The compiled `forward` of a class: its steps, the names and the numbers in it."""
+    code = getattr(cls.forward, "__code__", None)
+    if code is None:
+        return cls.__qualname__
+    numbers = [value for value in code.co_consts if isinstance(value, (int, float, tuple))]
+    return f"{cls.__qualname__} {code.co_code.hex()} {code.co_names} {numbers}"
 
 
 def fingerprint(contents):

@@ -119,6 +119,14 @@ def test_another_network_of_the_same_name_and_shapes_is_another_run(small, check
     with pytest.raises(TrainingError, match="belongs to another run .*network"):
         resume(Edited, small, checkpoint)
 
+    class Louder(Tiny):
+        def forward(self, x):
+            return self.fc(2.5 * self.conv(x).relu().mean((2, 3)))
+
+    Louder.__name__ = Louder.__qualname__ = "Tiny"
+    with pytest.raises(TrainingError, match="belongs to another run .*network"):
+        resume(Louder, small, checkpoint)
+
     class Wider(Tiny):
         def __init__(self):
             super().__init__()
