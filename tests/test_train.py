@@ -12,6 +12,7 @@ from torch import nn
 import train as t
 from core.common import TrainingError
 from core.recipes import Recipe
+from dataset import make_batches
 
 
 def test_averages_are_weighted_by_samples(small):
@@ -151,3 +152,17 @@ def test_wrong_logits_are_explained(small):
 def test_diverged_training_stops(small):
     with pytest.raises(TrainingError, match="lower the learning rate"):
         t.fit(Tiny, dataclasses.replace(QUICK, lr=1e30, epochs=5), data=small, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_seed_is_the_same_training_whoever_augments(small, workers):
+    def batches(*arguments, **options):
+        return make_batches(*arguments, **options, workers=workers)
+
+    recipe = dataclasses.replace(QUICK, augment="standard", engine="albumentations")
+    options = dict(data=small, progress=False, make_batches=batches)
+    pairs = zip(*(t.fit(Tiny, recipe, **options)[1]["history"] for _ in range(2)), strict=True)
+    for one, two in pairs:
+        assert {k: v for k, v in one.items() if "seconds" not in k} == {
+            k: v for k, v in two.items() if "seconds" not in k
+        }
