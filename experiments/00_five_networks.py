@@ -44,11 +44,11 @@ def strided(name, description, network="strided", **change):
     )
 
 
-def as_run(name, description, suffix="", **change):
+def as_run(name, description, suffix="", seeds=3, **change):
     return Run(
         f"{name}-as-run{suffix}",
         name,
-        1,
+        seeds,
         change=dict(augment=f"{name}_as_run", **change),
         model=name,
         description=description,
@@ -109,5 +109,5 @@ RUNS = [
     ),
     as_run("dilated", "invalid cutout arguments, as its log shows: the library's default holes"),
     as_run("dilated", "the library's default holes, 40 epochs", "-40epochs", epochs=40),
-    as_run("stacked", "a hole filled with 0.49 of 255: black"),
+    as_run("stacked", "a hole filled with 0.49 of 255: black", seeds=2),
 ]
