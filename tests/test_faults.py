@@ -3,6 +3,7 @@
 Seeded: the moments are the same each time, as far as a clock can be.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -39,7 +40,9 @@ train.load_cifar10 = lambda progress: data
 
 def child(root, log, *words):
     train.ROOT = Path(root)
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()  # a group of its own, to be killed with all that it starts
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -49,6 +52,7 @@ def child(root, log, *words):
             print(stop, flush=True)
             os._exit(1)
         os._exit(0)
+    return pid
 
 
 for line in sys.stdin:
@@ -56,8 +60,7 @@ for line in sys.stdin:
     if words[0] == "wait":
         print(os.waitpid(-1, 0)[1], flush=True)
         continue
-    child(*words)
-    print("started", flush=True)
+    print(child(*words), flush=True)
 """
 
 
@@ -70,13 +73,14 @@ class Trainer:
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.parent = subprocess.Popen(command, env=environment, **pipes)
+        self.children = []
 
     def say(self, *words):
         print(json.dumps([str(word) for word in words]), file=self.parent.stdin, flush=True)
         return self.parent.stdout.readline().strip()
 
     def start(self, root, log, *words):
-        assert self.say(root, log, *words) == "started", "the parent has died"
+        self.children.append(int(self.say(root, log, *words)))
 
     def wait(self):
         """The exit status of a child that has ended."""
@@ -84,12 +88,10 @@ class Trainer:
 
     def kill(self):
         """kill -9 for all children, and whatever they have started."""
-        listed = subprocess.run(
-            ["pgrep", "-P", str(self.parent.pid)], capture_output=True, text=True
-        )
-        for child in listed.stdout.split():
-            subprocess.run(["pkill", "-9", "-P", child])
-            os.kill(int(child), signal.SIGKILL)
+        for child in self.children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGKILL)
+        self.children.clear()
 
 
 @pytest.fixture
