@@ -315,7 +315,7 @@ def main(arguments=None):
     try:
         name, recipe = asked(options)
         chosen = dict(validate=options.validate, resume=options.resume)
-        with common.claimed(paths_of(name, ROOT).checkpoint.with_suffix(".lock"), name):
+        with common.claimed(paths_of(name, ROOT).lock, name):
             record = train_and_record(options.model, recipe, name, options.device, **chosen)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")

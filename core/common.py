@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import glob
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def find(table, name, noun):
     near = difflib.get_close_matches(str(name), table, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? All" if near else "known"
     raise ValueError(f"Unknown {noun} {name!r}; {hint}: {', '.join(table)}.")
+
+
+def is_number(value, whole=False):
+    """Whether `value` is a finite number, or a whole one; True and False are none."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return True
+    return not whole and isinstance(value, float) and math.isfinite(value)
 
 
 AGAIN = "make the folder writable, then repeat the command (--resume goes on from a checkpoint)"

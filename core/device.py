@@ -154,8 +154,8 @@ def describe_device(device):
     """For the record: "cuda: Tesla T4, capability 7.5" or "cpu: AMD EPYC, AVX2, 2 threads".
 
     The instruction set is the one that torch uses; "AVX512 with bfloat16" where the processor
-    multiplies that, too. The processor's name alone does not tell: two that differ by a factor of
-    four both call themselves "AMD EPYC".
+    multiplies that, too. The processor's name alone does not tell: two that differ
+    several times over both call themselves "AMD EPYC".
     """
     device = torch.device(device)
     if device.type == "cuda":

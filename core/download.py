@@ -65,7 +65,9 @@ def data_root():
 
 
 def load_cifar10(root=None, progress=True):
-    """Returns all of CIFAR-10 as a `Cifar10` of uint8 arrays; the second start takes a second.
+    """Returns all of CIFAR-10 as a `Cifar10` of uint8 arrays.
+
+    The second start reads the cache that the first has left.
 
     Sources in turn: what lies in `root` (an earlier start's cifar10.npz, torchvision's
     cifar-10-batches-py, either archive, put there by hand), the official archive from `MIRRORS`,

@@ -3,9 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from core.arrays import CLASSES
 from core.device import autocast
-
-CLASSES = 10
 
 
 def forward(model, images, labels, recipe, precision):
@@ -30,12 +29,12 @@ def logits_of(model, images):
     """The model's output, (N, 10). Raises ValueError where it is anything else."""
     output = model(images)
     returned = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if returned == (len(images), CLASSES):
+    if returned == (len(images), len(CLASSES)):
         return output
     raise ValueError(
         f"{type(model).__name__} returns {returned} for a batch of {len(images)} images; it must "
-        f"return logits of shape ({len(images)}, {CLASSES}): flatten after the global pooling "
-        f"and end with nn.Linear(channels, {CLASSES})."
+        f"return logits of shape ({len(images)}, {len(CLASSES)}): flatten after the global pooling "
+        f"and end with nn.Linear(channels, {len(CLASSES)})."
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
+from core.common import is_number
 from core.device import PRECISIONS
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
@@ -65,11 +66,11 @@ class Recipe:
     def __post_init__(self):
         for field, known in CHOICES.items():
             value = getattr(self, field)
-            if not isinstance(value, str) or value not in known():
-                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(known())}.")
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(known)}.")
         for field, (kind, low, high) in RANGES.items():
             value = getattr(self, field)
-            if not is_number(value, kind) or not low <= value <= high:
+            if not is_number(value, whole=kind == WHOLE) or not low <= value <= high:
                 raise ValueError(
                     f"{field} is {value!r}; it must be {kind} from {low:,} to {high:,}."
                 )
@@ -112,11 +113,11 @@ class Recipe:
 
 
 CHOICES = {
-    "optimizer": lambda: OPTIMIZERS,
-    "schedule": lambda: SCHEDULES,
-    "precision": lambda: ("auto", *PRECISIONS),
-    "engine": lambda: ENGINES,
-    "augment": lambda: tuple(AUGMENTATIONS),  # tables add to them
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": ("auto", *PRECISIONS),
+    "engine": ENGINES,
+    "augment": AUGMENTATIONS,  # tables add to it
 }
 WHOLE, REAL = "a whole number", "a number"
 RANGES = {  # field: what it is, the least, the most
@@ -135,19 +136,12 @@ RANGES = {  # field: what it is, the least, the most
 }
 
 
-def is_number(value, kind):
-    """Whether `value` is a whole number, or for REAL any number; True and False are none."""
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int if kind == WHOLE else (int, float))
-
-
 def is_view(view):
     """Whether `view` is (start, side, pad, crop), with a crop that fits."""
-    if len(view) != 4 or not is_number(view[0], REAL) or not 0 <= view[0] <= 1:
+    if len(view) != 4 or not is_number(view[0]) or not 0 <= view[0] <= 1:
         return False
     _, side, pad, crop = view
-    if not all(is_number(size, WHOLE) for size in view[1:]):
+    if not all(is_number(size, whole=True) for size in view[1:]):
         return False
     return 0 <= pad < side <= 256 and 1 <= crop <= side + 2 * pad
 

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from core.common import ROOT
+from core.common import ROOT, is_number
 from core.device import describe_device
 
 
@@ -57,6 +57,11 @@ class Paths(NamedTuple):
     record: Path
     weights: Path
     checkpoint: Path
+
+    @property
+    def lock(self):
+        """The file by which a process claims the run."""
+        return self.checkpoint.with_suffix(".lock")
 
 
 def is_recorded(path, recipe, validate):
@@ -139,11 +144,6 @@ def _read(path):
             f"{path} is not a record of a run; delete it or write it anew with train.py."
         )
     return record
-
-
-def is_number(value):
-    """Whether `value` is a finite number; True and False are none."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def published():

@@ -157,7 +157,7 @@ def recorded(name, run, recipe):
 def train_once(name, run, recipe, device):
     """Trains a run, unless another process has done so in the meantime, or is at it."""
     paths = paths_of(name, train.ROOT)
-    with claimed(paths.checkpoint.with_suffix(".lock"), name):
+    with claimed(paths.lock, name):
         if is_recorded(paths.record, recipe, run.validate):
             return
         print(name, flush=True)

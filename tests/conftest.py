@@ -32,6 +32,21 @@ class Tiny(nn.Module):
         return self.fc(self.conv(x).relu().mean((2, 3)))
 
 
+# How a table of runs in a test begins.
+TABLE_HEAD = """
+import torch
+from experiments.sweep import Run
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 10)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+"""
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "cifar" in getattr(item, "fixturenames", ()):  # a notebook's cells have none

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TABLE_HEAD
 from test_download import official_archive, serve
 
 from core import download
@@ -143,21 +143,13 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(trainer, tmp_path
     assert 3 < resumed <= MOMENTS
 
 
-TABLE = """
-import torch
-from experiments.sweep import Run
-
-class Tiny(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = torch.nn.Linear(3, 10)
-
-    def forward(self, x):
-        return self.fc(x.mean((2, 3)))
-
+TABLE = (
+    TABLE_HEAD
+    + """
 CHANGE = dict(epochs=4, augment="none")
 RUNS = [Run(f"run{number}", "sprint", 2, CHANGE, model=Tiny) for number in range(12)]
 """
+)
 
 
 @pytest.mark.slow

@@ -6,23 +6,15 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TABLE_HEAD
 
 import train
 from core.common import TrainingError
 from experiments import sweep
 
-TABLE = """
-import torch
-from experiments.sweep import Run
-
-class Tiny(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = torch.nn.Linear(3, 10)
-
-    def forward(self, x):
-        return self.fc(x.mean((2, 3)))
+TABLE = (
+    TABLE_HEAD
+    + """
 
 def adam(model, recipe):
     return torch.optim.Adam(model.parameters(), 0.0)
@@ -35,6 +27,7 @@ RUNS = [
     Run("own", "sprint", 1, SHORT, model=Tiny, description="my network", variants=VARIANTS),
 ]
 """
+)
 
 
 @pytest.fixture
