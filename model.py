@@ -76,7 +76,7 @@ class GlobalAveragePool(nn.Module):
     """Mean over all positions: (N, C, H, W) -> (N, C, 1, 1).
 
     nn.AdaptiveAvgPool2d(1) computes the same, but hands back its gradient in NCHW order; where all
-    else is channels-last, the ReLU before it then waits for its memory (experiments/05_sprint.ipynb
+    else is channels-last, the ReLU before it then waits for its memory (experiments/06_sprint.ipynb
     has the price).
     """
 
@@ -125,7 +125,7 @@ class FrontierNet(FourBlocks):
 
     The plan of He et al. 2015 (arXiv:1512.03385) for CIFAR-10: residual convolutions, 16 channels
     at 32x32, twice as many at half the side. It was chosen among others of this size by its
-    accuracy on held-out images (experiments/06_frontier.ipynb).
+    accuracy on held-out images (experiments/07_frontier.ipynb).
 
     widths: channels at 32x32, 16x16 and 8x8.
     depths: residual convolutions there; at 8x8 a dilated and a depthwise-separable one follow.
@@ -156,7 +156,7 @@ class StridedNet(FourBlocks):
 
     `padding` is that of the three depthwise convolutions: 8x8 -> 8 -> 8 -> 4. The source's text
     writes 0 (8x8 -> 6 -> 4 -> 1), its parameter count fits both, and 0 is less accurate
-    (experiments/00_five_networks.py).
+    (experiments/11_five_networks.py).
     """
 
     def __init__(self, padding=1, dropout=0.05):

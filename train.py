@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -238,7 +239,7 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
         model, recipe, device=device, checkpoint=paths.checkpoint, resume=resume, **options
     )
     record |= {"description": description} if description else {}
-    save_weights(paths.weights, network, record["model"], f"{name}.json")
+    save_weights(paths.weights, network, record["model"])
     write_json(paths.record, record)
     return record
 
@@ -246,8 +247,11 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
 def load_weights(path):
     """The network of a file in weights/: (model, record of its run), evaluating, on the CPU.
 
-    Raises TrainingError for any other file.
+    weights/<name>.pt belongs to results/<name>.json. Raises TrainingError for any other file.
     """
+    path, folder = Path(path).resolve(), ROOT / "weights"
+    if not path.is_relative_to(folder):
+        raise TrainingError(f"{path} lies outside {folder}, so there is no record of its run.")
     try:
         saved = read_tensors(path)
         network = MODELS[saved["model"]]()
@@ -257,7 +261,8 @@ def load_weights(path):
             for name, value in saved["state"].items()
         }
         network.load_state_dict(state)
-        record = json.loads((ROOT / "results" / saved["record"]).read_text())
+        record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
+        record = json.loads(record.read_text())
     except DAMAGE as error:
         raise TrainingError(
             f"{path} holds no weights of this program ({type(error).__name__}); "

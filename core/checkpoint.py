@@ -92,10 +92,10 @@ def plain(name):
     return name.removeprefix("_orig_mod.").removeprefix("module.")
 
 
-def save_weights(path, network, model, record):
-    """Writes a trained network: the name in MODELS, the file of its record, the weights."""
+def save_weights(path, network, model):
+    """Writes a trained network: the name in MODELS, and the weights."""
     state = {plain(name): value.cpu() for name, value in network.state_dict().items()}
-    write_tensors(path, dict(model=model, record=record, state=state))
+    write_tensors(path, dict(model=model, state=state))
 
 
 def save_checkpoint(path, identity, states, history, device):

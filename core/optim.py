@@ -102,7 +102,7 @@ def is_filter(parameter):
 def make_schedule(optimizer, recipe, steps_per_epoch):
     """The recipe's learning-rate schedule, to be stepped after *every batch*.
 
-    A OneCycleLR that is stepped once an epoch never gets going (experiments/04_mistakes.ipynb).
+    A OneCycleLR that is stepped once an epoch never gets going (experiments/02_mistakes.ipynb).
 
     steps_per_epoch: how many batches an epoch has.
 

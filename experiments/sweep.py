@@ -1,6 +1,6 @@
 """Trains every run of a table, and leaves a record of each.
 
-    python -m experiments.sweep experiments/05_sprint.py
+    python -m experiments.sweep experiments/06_sprint.py
 
 A table is a Python file with a list RUNS of `Run`; COMPARISONS, a list of `Comparison`, says which
 of them are compared with which, and AUGMENTATIONS adds pipelines of its own. What is recorded in
@@ -173,7 +173,7 @@ def train_once(name, run, recipe, device):
 def main():
     parser = Parser("-m experiments.sweep", description=inspect.getdoc(sys.modules[__name__]))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("table", help="a table of runs, e.g. experiments/05_sprint.py")
+    parser.add_argument("table", help="a table of runs, e.g. experiments/06_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     options = parser.parse_args()
     try:

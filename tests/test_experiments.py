@@ -24,7 +24,7 @@ from experiments.sweep import load_table, recipe_of
 
 @pytest.fixture(scope="module")
 def sprint():
-    return load_table(ROOT / "experiments" / "05_sprint.py")
+    return load_table(ROOT / "experiments" / "06_sprint.py")
 
 
 TABLES = sorted((ROOT / "experiments").glob("0*.py"))
@@ -184,7 +184,7 @@ def test_the_augmentations_are_as_strong_as_they_say():
 
 @pytest.fixture(scope="module")
 def mistakes():
-    return load_table(ROOT / "experiments" / "04_mistakes.py")
+    return load_table(ROOT / "experiments" / "02_mistakes.py")
 
 
 def test_the_wrong_pipelines_are_wrong_as_they_say(mistakes):
@@ -235,7 +235,7 @@ def test_replayed_workers_repeat_themselves_and_ours_do_not(mistakes):
 
 def test_the_ways_to_see_far_differ_in_nothing_else():
     networks = {
-        run.name: run.model() for run in load_table(ROOT / "experiments" / "02_dilated.py").RUNS
+        run.name: run.model() for run in load_table(ROOT / "experiments" / "05_dilated.py").RUNS
     }
     shapes = {
         name: [tuple(p.shape) for p in network.parameters()] for name, network in networks.items()
@@ -252,7 +252,7 @@ def test_the_ways_to_see_far_differ_in_nothing_else():
 
 
 def test_candidates_for_the_frontier_keep_every_rule():
-    lines = load_table(ROOT / "experiments" / "06_frontier.py").RUNS
+    lines = load_table(ROOT / "experiments" / "07_frontier.py").RUNS
     for line in lines:
         assert all(rule.passed for rule in check_assignment(line.model())), line.name
     chosen = next(line for line in lines if line.name == "16-32-64").model()
@@ -262,7 +262,7 @@ def test_candidates_for_the_frontier_keep_every_rule():
 
 
 def test_the_gpu_table_is_rehearsed(small):
-    for line in load_table(ROOT / "experiments" / "06_frontier_gpu.py").RUNS:
+    for line in load_table(ROOT / "experiments" / "07_frontier_gpu.py").RUNS:
         recipe = dataclasses.replace(RECIPES[line.recipe], **line.change)  # its values are checked
         assert model.count_parameters(line.model()) == 197_046
     few = Cifar10(*(part[:64] for part in small))

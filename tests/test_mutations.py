@@ -6,6 +6,7 @@ A user's fault never ends in a traceback, and no damaged file passes for a good 
 import dataclasses
 import json
 import random
+import shutil
 import warnings
 
 import pytest
@@ -68,28 +69,44 @@ def test_damaged_checkpoints(seed, small, tmp_path):
 GOOD = ROOT / "weights" / "net-sprint-seed0.pt"
 
 
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where the weights of a run called net would lie, its record beside them."""
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    for folder in ("weights", "results"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "results" / "net-sprint-seed0.json", tmp_path / "results" / "net.json")
+    return tmp_path / "weights" / "net.pt"
+
+
 @pytest.mark.parametrize("seed", range(120))
-def test_damaged_weights(seed, tmp_path):
-    path = tmp_path / "net.pt"
-    path.write_bytes(mutated(GOOD.read_bytes(), random.Random(seed)))
+def test_damaged_weights(seed, place):
+    place.write_bytes(mutated(GOOD.read_bytes(), random.Random(seed)))
     try:
-        network, _ = train.load_weights(path)
+        network, _ = train.load_weights(place)
     except TrainingError as error:
         one_sentence(error)
         return
-    expected, _ = train.load_weights(GOOD)
-    pairs = zip(network.state_dict().values(), expected.state_dict().values(), strict=True)
+    expected = torch.load(GOOD, weights_only=True)["state"]
+    pairs = zip(network.state_dict().values(), expected.values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
-def test_weights_of_a_wrapped_network_are_its_own(prefix, tmp_path):
+def test_weights_of_a_wrapped_network_are_its_own(prefix, place):
     saved = torch.load(GOOD, weights_only=True)
+    expected = saved["state"]["output.1.weight"]
     saved["state"] = {prefix + name: value for name, value in saved["state"].items()}
-    torch.save(saved, tmp_path / "net.pt")
-    network, _ = train.load_weights(tmp_path / "net.pt")
-    expected, _ = train.load_weights(GOOD)
-    assert torch.equal(network.output[1].weight, expected.output[1].weight)
+    torch.save(saved, place)
+    network, record = train.load_weights(place)
+    assert torch.equal(network.output[1].weight, expected)
+    assert record["model"] == "net"
+
+
+def test_weights_that_lie_elsewhere_have_no_record(tmp_path):
+    shutil.copy(GOOD, tmp_path / "net.pt")
+    with pytest.raises(TrainingError, match="lies outside"):
+        train.load_weights(tmp_path / "net.pt")
 
 
 ODD = [None, "", "x", -1, 0, 1e400, float("nan"), [], {}, [1], {"a": 1}, True, 10**30, "0.5"]

@@ -92,7 +92,7 @@ def run_first_cell(folder, code, **environment):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", ["S9_Final.ipynb", "experiments/05_sprint.ipynb"])
+@pytest.mark.parametrize("name", ["S9_Final.ipynb", "experiments/06_sprint.ipynb"])
 def test_the_first_cell_finds_the_course(name):
     run = run_first_cell((ROOT / name).parent, first_cell(name))
     assert run.stdout.splitlines() == [str(ROOT), str(ROOT / "model.py")], run.stderr

@@ -28,13 +28,13 @@ from utils import draw_effects, plot_pareto, plot_race, styled
 
 LESSONS = {  # notebook: the question it asks
     "S9_Final": "How does one build and train such a network?",
-    "experiments/00_five_networks": "Do five published answers hold when they are trained again?",
-    "experiments/01_depthwise": "What do depthwise-separable convolutions buy?",
-    "experiments/02_dilated": "How should a network see far?",
+    "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
+    "experiments/04_depthwise": "What do depthwise-separable convolutions buy?",
+    "experiments/05_dilated": "How should a network see far?",
     "experiments/03_augmentation": "Which augmentation pays, and from when on?",
-    "experiments/04_mistakes": "What does each common mistake cost?",
-    "experiments/05_sprint": "Which tricks make 85 % in a minute?",
-    "experiments/06_frontier": "How accurate can 200,000 parameters be?",
+    "experiments/02_mistakes": "What does each common mistake cost?",
+    "experiments/06_sprint": "Which tricks make 85 % in a minute?",
+    "experiments/07_frontier": "How accurate can 200,000 parameters be?",
 }
 TABLES = [name.split("/")[1] for name in LESSONS if "/" in name]
 
@@ -66,7 +66,7 @@ def numbers(groups):
         ("`net`, 50 epochs with the assignment's augmentation", groups["net-standard"]),
         ("`compact`, the best of five student networks, 50 epochs", groups["compact-compact"]),
         ("`net`, the sprint of 10 epochs", groups["net-sprint"]),
-        ("the same, another processor", load_records("05_processors/*.json")["avx2"]),
+        ("the same, another processor", load_records("06_processors/*.json")["avx2"]),
     ]
     table = [
         (name, f"{runs[0]['parameters']:,}", accuracy_of(runs, ""), time_of(runs))
@@ -86,24 +86,24 @@ def findings(groups):
     def points(table, run, base):
         return f"{effect(tables[table][run], tables[table][base]).points:+.1f} points"
 
-    depthwise = points("01_depthwise", "separable-wide", "dense")
-    narrow = points("01_depthwise", "separable", "dense")
-    dilated = points("02_dilated", "dilated-map", "dilation-1")
+    depthwise = points("04_depthwise", "separable-wide", "dense")
+    narrow = points("04_depthwise", "separable", "dense")
+    dilated = points("05_dilated", "dilated-map", "dilation-1")
     early = points("03_augmentation", "net-all-3", "net-none-3")
     late = points("03_augmentation", "net-all-30", "net-none-30")
-    stepped = points("04_mistakes", "onecycle-per-epoch", "onecycle")
-    muon = points("05_sprint", "sprint", "sgd")
-    kept = claims(groups | tables["00_five_networks"])["verdict"] == "reached"
+    stepped = points("02_mistakes", "onecycle-per-epoch", "onecycle")
+    muon = points("06_sprint", "sprint", "sgd")
+    kept = claims(groups | tables["11_five_networks"])["verdict"] == "reached"
     frontier = groups["frontier-frontier"]
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
-        "experiments/00_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
-        "experiments/01_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
-        "experiments/02_dilated": f"Dilation instead of a second stride: {dilated}",
+        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
+        "experiments/04_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
+        "experiments/05_dilated": f"Dilation instead of a second stride: {dilated}",
         "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
-        "experiments/04_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
-        "experiments/05_sprint": f"Muon instead of SGD: {muon}",
-        "experiments/06_frontier": f"{accuracy_of(frontier)}, every rule kept",
+        "experiments/02_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
+        "experiments/06_sprint": f"Muon instead of SGD: {muon}",
+        "experiments/07_frontier": f"{accuracy_of(frontier)}, every rule kept",
     }
 
 
@@ -218,7 +218,7 @@ def comparisons_of(name):
 def results_readme():
     """The text of results/README.md."""
     groups = load_records()
-    tested = groups | load_records("00_five_networks/*.json")
+    tested = groups | load_records("11_five_networks/*.json")
     engines = bench("engines")
     speeds = [(name, f"{speed:,}") for name, speed in engines["images_per_second"].items()]
     engine_table = markdown(pd.DataFrame(speeds, columns=["engine", "images/s"]))

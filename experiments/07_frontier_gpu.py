@@ -1,4 +1,4 @@
-"""The large design, for a GPU: `python -m experiments.sweep experiments/06_frontier_gpu.py`.
+"""The large design, for a GPU: `python -m experiments.sweep experiments/07_frontier_gpu.py`.
 
 Cut off, it goes on from the last epoch.
 

@@ -1,6 +1,6 @@
-"""Ways to see far: the runs behind 02_dilated.ipynb.
+"""Ways to see far: the runs behind 05_dilated.ipynb.
 
-`python -m experiments.sweep experiments/02_dilated.py`
+`python -m experiments.sweep experiments/05_dilated.py`
 
 All networks have the same layers with the same weights' shapes; they differ in dilation, or in how
 the map gets smaller on the way to the last layers. The sprint's recipe for all; judged on held-out

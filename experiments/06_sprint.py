@@ -1,6 +1,6 @@
-"""The sprint, one change at a time: the runs behind 05_sprint.ipynb.
+"""The sprint, one change at a time: the runs behind 06_sprint.ipynb.
 
-`python -m experiments.sweep experiments/05_sprint.py`
+`python -m experiments.sweep experiments/06_sprint.py`
 
 Every run trains on 45,000 images and is judged on the other 5,000. A change that is no field of a
 Recipe is a network, or a function that `train.fit` gets in the place of its own.

@@ -1,6 +1,6 @@
 """What the five published texts leave open or got wrong, tried.
 
-`python -m experiments.sweep experiments/00_five_networks.py`
+`python -m experiments.sweep experiments/11_five_networks.py`
 
 What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000;
 core.recipes has what they favour. The "as-run" lines train on all 50,000 with a text's own

@@ -1,6 +1,6 @@
 """The way to `frontier`: designs under 200,000 parameters, compared.
 
-`python -m experiments.sweep experiments/06_frontier.py`
+`python -m experiments.sweep experiments/07_frontier.py`
 
 Every run trains on 45,000 images and is judged on the other 5,000. All designs keep the
 assignment's rules (analysis.check_assignment). What is asked of each: how accurate is it after

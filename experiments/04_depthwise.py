@@ -1,6 +1,6 @@
-"""Dense against depthwise-separable convolutions: the runs behind 01_depthwise.ipynb.
+"""Dense against depthwise-separable convolutions: the runs behind 04_depthwise.ipynb.
 
-`python -m experiments.sweep experiments/01_depthwise.py`
+`python -m experiments.sweep experiments/04_depthwise.py`
 
 One plan, `net`'s, with every 3x3 convolution after the first of one kind. The sprint's recipe for
 all; judged on held-out images. A line without records in results/ has not been run yet.

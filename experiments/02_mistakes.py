@@ -1,6 +1,6 @@
-"""Common mistakes, each trained as it is made: the runs behind 04_mistakes.ipynb.
+"""Common mistakes, each trained as it is made: the runs behind 02_mistakes.ipynb.
 
-`python -m experiments.sweep experiments/04_mistakes.py`
+`python -m experiments.sweep experiments/02_mistakes.py`
 
 The sprint's budget (`net`, 10 epochs, batch 512) on whole images with albumentations; 45,000
 images, judged on the other 5,000. Mistakes that need no training (augmented test images, unweighted

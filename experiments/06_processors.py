@@ -1,6 +1,6 @@
 """The sprint on other processors.
 
-`python -m experiments.sweep experiments/05_processors.py` on two cores of one of them. The records
+`python -m experiments.sweep experiments/06_processors.py` on two cores of one of them. The records
 of ten seeds (results/net-sprint-seed*.json) are from processors that multiply bfloat16; this one is
 not.
 """
