@@ -10,10 +10,20 @@ from conftest import ROOT
 
 from tools import badges, readme
 
-NOTEBOOKS = [
-    "S9_Final.ipynb",
-    *sorted(f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.ipynb")),
+NOTEBOOKS = [f"{name}.ipynb" for name in readme.LESSONS]
+MOVED = [
+    path
+    for path in sorted((ROOT / "experiments").glob("*.ipynb"))
+    if f"experiments/{path.name}" not in NOTEBOOKS
 ]
+
+
+@pytest.mark.parametrize("path", MOVED, ids=lambda path: path.name)
+def test_old_addresses_of_lessons_lead_on(path):
+    (cell,) = json.loads(path.read_text())["cells"]
+    (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(cell["source"]))
+    assert cell["cell_type"] == "markdown"
+    assert f"experiments/{new}" in NOTEBOOKS
 
 
 def test_readme_is_drawn_from_the_records():

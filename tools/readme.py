@@ -28,15 +28,17 @@ from utils import draw_effects, plot_pareto, plot_race, styled
 
 LESSONS = {  # notebook: the question it asks
     "S9_Final": "How does one build and train such a network?",
-    "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
+    "experiments/01_noise": "When is a difference an effect, and when is it luck?",
+    "experiments/02_mistakes": "What does each common mistake cost?",
+    "experiments/03_augmentation": "Which augmentation pays, and from when on?",
     "experiments/04_depthwise": "What do depthwise-separable convolutions buy?",
     "experiments/05_dilated": "How should a network see far?",
-    "experiments/03_augmentation": "Which augmentation pays, and from when on?",
-    "experiments/02_mistakes": "What does each common mistake cost?",
     "experiments/06_sprint": "Which tricks make 85 % in a minute?",
     "experiments/07_frontier": "How accurate can 200,000 parameters be?",
+    "experiments/10_your_turn": "What is your change worth, and how far does your network go?",
+    "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
 }
-TABLES = [name.split("/")[1] for name in LESSONS if "/" in name]
+TABLES = [name.split("/")[1] for name in LESSONS if (ROOT / f"{name}.py").exists()]
 
 
 # ---------------------------------------------------------------------------------------- README.md
@@ -92,18 +94,20 @@ def findings(groups):
     early = points("03_augmentation", "net-all-3", "net-none-3")
     late = points("03_augmentation", "net-all-30", "net-none-30")
     stepped = points("02_mistakes", "onecycle-per-epoch", "onecycle")
+    half = [effect(*(tables["02_mistakes"][r][:n] for r in ("half", "right"))) for n in (3, 5)]
     muon = points("06_sprint", "sprint", "sgd")
     kept = claims(groups | tables["11_five_networks"])["verdict"] == "reached"
-    frontier = groups["frontier-frontier"]
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
-        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
+        "experiments/01_noise": f"An effect of three seeds, {half[0]}; of five, {half[1]}",
+        "experiments/02_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
+        "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
         "experiments/04_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
         "experiments/05_dilated": f"Dilation instead of a second stride: {dilated}",
-        "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
-        "experiments/02_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
         "experiments/06_sprint": f"Muon instead of SGD: {muon}",
-        "experiments/07_frontier": f"{accuracy_of(frontier)}, every rule kept",
+        "experiments/07_frontier": f"{accuracy_of(groups['frontier-frontier'])}, the network's rules kept",
+        "experiments/10_your_turn": "That is yours to find",
+        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
     }
 
 
