@@ -1,0 +1,145 @@
+"""Grades submissions: each in a process of its own, the rules first, then a training, then a page.
+
+    python tools/grade.py alice.py bob.py:Network    these two
+    python tools/grade.py submissions                every .py file in the folder
+
+In a test cell of otter-grader or nbgrader: `report = grade("network.py", epochs=1)`.
+
+A submission is one file with a network, a subclass of nn.Module that is built without arguments. It
+may import the course's modules, but no file beside it. Every report is a JSON file and a page in
+the folder --out; index.html there is the overview. What is reported already, for the same file,
+recipe, seed and limits, is not graded again: a broken-off class goes on with the same command, and
+the same command in a second terminal shares the work.
+
+The limits: minutes, memory, 64 processes, output, 256 MiB a file; where the system can (Linux 5.13
+and newer) nothing is written outside a temporary folder, no TCP connection is made, no other
+process gets a signal. Elsewhere the course's code is compared and put back after each submission.
+
+This guards against mistakes, not against malice. A submission runs as you: it can read your files,
+the test images and other submissions, and one that is made to deceive can send a forged result. For
+work of people you do not trust, run the whole command in a container or a virtual machine.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python tools/grade.py
+
+from core.common import ClaimedError, Parser, TrainingError, whole_number
+from dataset import DataError
+from tools import pages
+from tools.grading import asked, grade_one, names_of, opened, report_in, submissions_of, terms_of
+
+
+def grade(submission, *, data=None, out="grades", tell=None, **terms):
+    """Grades one file and returns its report, a dictionary.
+
+    submission: a path, "network.py", or with the network's name, "network.py:Network".
+    data: a `Cifar10`; None loads it.
+    out: the folder for the report, a JSON file and a page.
+    tell: called with what the submission's process says, as it comes.
+    terms: recipe, epochs, seed, minutes, memory, device; see tools.grading.terms_of.
+
+    The report has "verdict" ("pass", "fail", or "no grade" where something kept it from being
+    trained and tested to the end), "reason" (why, in a sentence), "rules" (each with "rule",
+    "measured", "passed"), "parameters", "receptive_field", "accuracy" on the test images at the
+    last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10), "mistakes",
+    "seconds", "memory" in bytes, and "output", what it printed.
+
+    Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable).
+    """
+    [one] = submissions_of([str(submission)])
+    chosen = terms_of(**terms)
+    with opened(data) as images:
+        return grade_one(one, one.path.stem, chosen, images, Path(out), tell)
+
+
+# ------------------------------------------------------------------------------------ a whole class
+
+
+class Progress:
+    """A line for each report; on a terminal, beneath it, what is being done now."""
+
+    def __init__(self, count):
+        self.count, self.done, self.graded = count, 0, 0
+        self.begun = time.monotonic()
+
+    def now(self, name, epochs):
+        def tell(heard):
+            epoch = (
+                f", epoch {len(heard.history) + 1}/{epochs}" if heard.stage == "training" else ""
+            )
+            line = f"[{self.done + 1}/{self.count}] {name}: {heard.stage}{epoch}"
+            print(f"\r{line:78.78}", end="", flush=True)
+
+        return tell if sys.stdout.isatty() else None
+
+    def finished(self, name, words, graded):
+        self.done += 1
+        self.graded += graded
+        elapsed = time.monotonic() - self.begun
+        left = elapsed / max(1, self.graded) * (self.count - self.done)
+        clock = f"{span(elapsed)} elapsed"
+        clock += f", about {span(left)} left" if self.graded and left else ""
+        start = "\r" if sys.stdout.isatty() else ""
+        print(f"{start}[{self.done}/{self.count}] {name}: {words} ({clock})", flush=True)
+
+
+def span(seconds):
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def grade_class(words, terms, out, data=None):
+    """Grades all that `words` stand for, tells how far it is, returns the reports in order."""
+    submissions, reports = submissions_of(words), []
+    names = names_of(submissions)
+    progress = Progress(len(names))
+    with opened(data) as images:
+        for one, name in zip(submissions, names, strict=True):
+            known = report_in(out / f"{name}.json", asked(one, terms, images.data))
+            tell = progress.now(name, terms.recipe.epochs)
+            try:
+                report = known or grade_one(one, name, terms, images, out, tell)
+            except ClaimedError:
+                progress.finished(name, "another process is at it", False)
+                continue
+            reports.append(report)
+            pages.write_overview(out)
+            words = "reported already" if known else pages.in_a_line(report)
+            progress.finished(name, words, not known)
+    return reports
+
+
+def parse(arguments):
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser("tools/grade.py", formatter_class=raw, description=__doc__)
+    add = parser.add_argument
+    add("submissions", nargs="+", help="file.py, file.py:Network, or a folder of files")
+    add("--out", type=Path, default=Path("grades"), help="folder for the reports (default: grades)")
+    add("--recipe", default="sprint", help="a recipe in RECIPES (default: sprint, 10 epochs)")
+    add("--epochs", type=whole_number, help="instead of the recipe's")
+    add("--seed", type=int, default=0, help="weights, order and augmentation follow from it")
+    add("--minutes", type=float, default=60, help="limit for each submission (default: 60)")
+    add("--memory", type=float, help="limit for each, in GiB (default: 8, or 3/4 of the machine's)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = vars(parse(arguments))
+    words, out = options.pop("submissions"), options.pop("out")
+    try:
+        grade_class(words, terms_of(**options), out)
+    except (ValueError, TrainingError, DataError) as error:
+        sys.exit(f"grade: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ngrade: stopped; finished reports are kept. Go on with the same command.")
+    print(f"Open {(out / 'index.html').resolve()} in a browser.")
+
+
+if __name__ == "__main__":
+    main()

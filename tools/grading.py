@@ -1,0 +1,233 @@
+"""How one submission is graded: what it is, on what terms, its process, its report.
+
+tools/grade.py is the command and says what a submission is kept from.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+
+from core import limits
+from core.arrays import checked_images, checked_labels
+from core.checkpoint import fingerprint
+from core.common import ROOT, check_writable, claimed, find, is_number, write_json
+from core.recipes import RECIPES, Recipe
+from dataset import Cifar10, data_root, load_cifar10
+from tools import pages
+from tools.verdict import Heard, report_of
+
+PROCESSES = 64
+# What decides a grade, beside the submission: after a change all is graded anew.
+JUDGES = ["analysis.py", "dataset.py", "model.py", "train.py", "core/*.py"]
+
+
+class Submission(NamedTuple):
+    """One file, read once: what happens to it later changes nothing."""
+
+    path: Path
+    network: str | None  # the name after the colon
+    source: bytes
+
+
+class Terms(NamedTuple):
+    """On what terms all are graded."""
+
+    recipe: Recipe
+    minutes: float
+    memory: float  # GiB
+    device: str | None = None
+
+    @property
+    def allowed(self):
+        """The limits as the guard wants them: seconds, bytes, processes."""
+        memory = int(self.memory * 2**30)
+        return {"seconds": 60 * self.minutes, "memory": memory, "processes": PROCESSES}
+
+
+def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, device=None):
+    """The `Terms`.
+
+    recipe: a name in RECIPES.
+    epochs: instead of the recipe's; its schedule is stretched.
+    minutes: until a submission is stopped.
+    memory: GiB that all processes of a submission may use together; None for 8, or three quarters
+        of what the machine has.
+    device: see train.fit.
+
+    Raises ValueError for an unknown recipe and values outside their ranges.
+    """
+    if memory is None:
+        memory = min(8, round(0.75 * psutil.virtual_memory().total / 2**30, 1))
+    for name, value in (("minutes", minutes), ("memory", memory)):
+        if not is_number(value) or value <= 0:
+            raise ValueError(f"{name} is {value!r}; it must be a number greater than 0.")
+    recipe = dataclasses.replace(find(RECIPES, recipe, "recipe"), seed=seed)
+    if epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    return Terms(recipe, minutes, memory, device)
+
+
+# -------------------------------------------------------------------------------------- submissions
+
+
+def submissions_of(words):
+    """The submissions that paths, path:name or folders stand for, in their order, each once.
+
+    Raises ValueError for what is none of these, or cannot be read.
+    """
+    found = {}
+    for word in words:
+        path, network = Path(word), None
+        if not path.exists() and ":" in word:
+            path, network = Path(word.rpartition(":")[0]), word.rpartition(":")[2]
+        if not path.exists():
+            raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
+        files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+        if not files or files[0].suffix != ".py":
+            raise ValueError(f"{path} is no Python file, nor a folder with some.")
+        if network is not None and not network.isidentifier():
+            raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
+        for file in files:
+            found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
+    return list(found.values())
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"Cannot read {path} ({error.strerror}); make it readable.") from None
+
+
+def names_of(submissions):
+    """A name for each report: of the file; with its folders or class where that is not enough."""
+    parts = [1] * len(submissions)
+    while True:
+        names = [name_of(*pair) for pair in zip(submissions, parts, strict=True)]
+        twice = [names.count(name) > 1 for name in names]
+        if not any(twice) or max(parts) > 9:
+            return names
+        parts = [n + more for n, more in zip(parts, twice, strict=True)]
+
+
+def name_of(one, parts):
+    words = [*one.path.parts[1:][-parts:-1], one.path.stem]
+    return "-".join(words + ([one.network] if parts > 1 and one.network else []))
+
+
+# ------------------------------------------------------------------------------------------ grading
+
+
+class Images(NamedTuple):
+    data: Cifar10
+    file: object  # the same, for the submissions' processes
+
+
+@contextlib.contextmanager
+def opened(data=None):
+    """The `Images`, in a file that has no name and is gone with this process, however it ends."""
+    data = load_cifar10() if data is None else Cifar10(*data)
+    for images, labels in (data[:2], data[2:]):
+        checked_labels(labels, len(checked_images(images)))
+    with tempfile.TemporaryFile() as file:
+        np.savez(file, **data._asdict())
+        file.flush()
+        yield Images(data, file)
+
+
+def asked(one, terms, data):
+    """All that decides a report, as JSON keeps it."""
+    judges = [path.read_bytes() for each in JUDGES for path in sorted(ROOT.glob(each))]
+    asked = {
+        "sha256": hashlib.sha256(one.source).hexdigest(),
+        "network": one.network,
+        "recipe": dataclasses.asdict(terms.recipe),
+        "minutes": terms.minutes,
+        "memory": terms.memory,
+        "images": [len(data.train_labels), len(data.test_labels)],
+        "course": fingerprint(judges),
+    }
+    return json.loads(json.dumps(asked))
+
+
+def report_in(path, wanted):
+    """The report in the file `path`, if it answers what is `wanted`; else None."""
+    try:
+        report = json.loads(path.read_text())
+        return report if report["asked"] == wanted else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def grade_one(one, name, terms, images, out, tell=None):
+    """The report of a submission, from the folder `out` or made and written there.
+
+    Raises ClaimedError where another process is at it.
+    """
+    path = out / f"{name}.json"
+    wanted = asked(one, terms, images.data)
+    with claimed(out / f".{name}.lock", name):
+        report = report_in(path, wanted)
+        if report is None:
+            check_writable([path])
+            report = {"name": name, "file": str(one.path), "asked": wanted}
+            report |= run(one, terms, images, out, tell)
+            pages.write_page(report, images.data, out)
+            write_json(path, report)
+        return report
+
+
+def run(one, terms, images, out, tell):
+    """Has the guard run the submission. Returns what was found; see `tools.verdict.report_of`."""
+    request = {
+        "file": one.path.name,
+        "source": base64.b64encode(one.source).decode(),
+        "network": one.network,
+        "recipe": dataclasses.asdict(terms.recipe),
+        "device": terms.device,
+        "data": images.file.fileno(),
+        "limits": terms.allowed,
+        "protect": limits.protects() > 0,
+        "elsewhere": [str(out.resolve()), str(data_root().resolve())],
+    }
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    heard, ended, begun = Heard(), None, time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "tools.guard"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[images.file.fileno()],
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+    ) as guard:
+        try:
+            guard.stdin.write((json.dumps(request) + "\n").encode())
+            guard.stdin.flush()
+            for line in guard.stdout:
+                message = json.loads(line)
+                if "said" not in message:
+                    ended = message
+                elif heard.add(message["said"]) and tell:
+                    tell(heard)
+        finally:
+            guard.stdin.close()
+            guard.stdout.read()
+    if ended is None:  # it was killed
+        ended = {"ended": guard.returncode, "cause": "guard", "memory": 0, "changed": []}
+        ended |= {"output": {"text": "", "bytes": 0, "lines": 0}}
+        ended |= {"seconds": time.monotonic() - begun}
+    labels = checked_labels(images.data.test_labels)
+    return report_of(heard, ended, labels, terms.recipe.epochs, terms.allowed)

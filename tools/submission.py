@@ -1,0 +1,240 @@
+"""The process of one submission: loads it, measures the rules, trains it. tools/guard.py starts it.
+
+    python -m tools.submission request.json 7    results as lines of JSON to file descriptor 7
+
+What the submission prints goes elsewhere and cannot spoil the results. But it runs in the same
+process as this code: one that wants to deceive can. See tools/grade.py.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from errno import EACCES, EFBIG, EPERM, EROFS, EXDEV
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+import analysis
+import train
+from core import limits
+from core.common import ROOT, Parser, TrainingError
+from core.device import describe_device, pick_device
+from core.recipes import Recipe
+from dataset import Cifar10
+
+USUAL = ("Network", "Net", "Model")  # names by which a network is found
+MORE_THREADS = 512  # than this user has already: for libraries, and DataLoader's workers
+
+
+class Refused(Exception):
+    """There is no network to be graded; the message says why, and what would be right."""
+
+
+class Results:
+    """The way back to the grader."""
+
+    def __init__(self, descriptor):
+        os.set_inheritable(descriptor, False)
+        self.descriptor, self.process = descriptor, os.getpid()
+
+    def send(self, **message):
+        if os.getpid() != self.process:
+            os._exit(0)  # a copy that the submission has made of this process
+        line = (json.dumps(message) + "\n").encode()
+        while line:
+            line = line[os.write(self.descriptor, line) :]
+
+    def stage(self, name):
+        self.send(stage=name)
+
+
+# ----------------------------------------------------------------------------------- the network
+
+
+def load(path):
+    """The submission as a module. Raises whatever it raises."""
+    spec = importlib.util.spec_from_file_location("submission", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["submission"] = module  # dataclasses, for one, look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def find(module, name):
+    """(name, what builds the network): the one asked for, a usual one, or the only one there is.
+
+    Raises Refused where there is none, or more than one.
+    """
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+    }
+    if name is not None:
+        if not hasattr(module, name):
+            raise Refused(f"There is no {name} in it; {defined(own)}")
+        return name, getattr(module, name)
+    file = Path(module.__file__).name
+    chosen = [key for key in USUAL if key in own] or [key for key in own if builds(own[key])]
+    if len(chosen) == 1:
+        return chosen[0], own[chosen[0]]
+    if chosen:
+        raise Refused(
+            f"It defines more than one network, {', '.join(chosen)}; "
+            f"name the one that is meant, e.g. {file}:{chosen[-1]}."
+        )
+    raise Refused(
+        f"No network was found in it; {defined(own)} A subclass of nn.Module is looked for that "
+        "is built without arguments."
+    )
+
+
+def defined(own):
+    return f"it defines {', '.join(own) or 'no subclass of nn.Module'}."
+
+
+def builds(cls):
+    with contextlib.suppress(Exception):
+        return isinstance(cls(), nn.Module)
+    return False
+
+
+def build(name, make):
+    """A network. Raises Refused where `make` does not build one that can be trained."""
+    if isinstance(make, nn.Module) or not callable(make):
+        raise Refused(
+            f"{name} is of class {type(make).__name__}; name the network's class, "
+            "which is built without arguments."
+        )
+    try:
+        network = make()
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise Refused(
+            f"{name} cannot be built without arguments ({error}); give them default values."
+        ) from None
+    if not isinstance(network, nn.Module):
+        raise Refused(f"{name}() is of class {type(network).__name__}, which is no nn.Module.")
+    if analysis.count(network) == 0:
+        raise Refused(f"{name} has no parameters: there is nothing to be trained.")
+    return network
+
+
+# ------------------------------------------------------------------------------------ the judging
+
+
+def judge(request, results):
+    """All that is asked, in the order of what it costs. Sends each result when it is there."""
+    results.stage("reading")
+    path = Path(request["file"])
+    compile(path.read_bytes(), path, "exec")
+    results.stage("importing")
+    module = load(path)
+    results.stage("building")
+    name, make = find(module, request["network"])
+    torch.manual_seed(request["recipe"]["seed"])
+    network = build(name, make)
+    results.send(network=name, parameters=analysis.count(network))
+    results.stage("measuring")
+    rules = told(analysis.check_assignment(network))
+    field = str(analysis.receptive_field(network))
+    results.send(rules=rules, receptive_field=field)
+    results.stage("training")
+    data = read_data(request["data"])
+    device = pick_device(request["device"])
+    results.send(device=describe_device(device))
+    recipe = Recipe(**request["recipe"])
+    options = dict(device=device, progress=False)
+    options["on_epoch"] = lambda _, history: results.send(epoch=history[-1])
+    trained, record = train.fit(make, recipe, data, **options)
+    results.stage("testing")
+    seen = train.evaluate(trained, *data[2:], recipe.augment, record["precision"])
+    results.send(
+        record={key: record[key] for key in ("seconds", "evaluation_seconds", "precision")},
+        predictions=seen.predictions.tolist(),
+        confidence=[round(float(value), 4) for value in seen.probabilities.max(1)],
+        rules=told(analysis.check_assignment(trained, seen.accuracy)),
+    )
+
+
+def told(rules):
+    return [dataclasses.asdict(rule) for rule in rules]
+
+
+def read_data(descriptor):
+    """The images that the grader has put into an open file."""
+    with np.load(f"/dev/fd/{descriptor}") as file:
+        return Cifar10(*(file[name] for name in Cifar10._fields))
+
+
+def sentence(error, path):
+    """What an exception says, in one line, and where in the submission it was raised."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"SyntaxError in line {error.lineno}: {error.msg}"
+    try:
+        message = " ".join(str(error).split())[:300]
+    except Exception:
+        message = "(its message cannot be printed)"
+    if isinstance(error, (Refused, TrainingError)):
+        return message
+    calls = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ValueError) and Path(calls[-1].filename).is_relative_to(ROOT):
+        return message  # the course's own sentence
+    lines = [call for call in calls if call.filename == path]
+    where = f" in line {lines[-1].lineno}" if lines else ""
+    if isinstance(error, SystemExit):
+        return f"It called sys.exit({message}){where}"
+    return f"{type(error).__name__}{where}: {message}".removesuffix(": ")
+
+
+def kind_of(error):
+    """Which limit was met, "memory", "writing" or "size" (of a file), else "error"."""
+    words = str(error) if isinstance(error, (RuntimeError, OSError)) else ""
+    short = ("allocate memory", "bad_alloc", "out of memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(part in words.lower() for part in short):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in (EPERM, EACCES, EXDEV, EROFS):
+        return "writing"
+    return "size" if isinstance(error, OSError) and error.errno == EFBIG else "error"
+
+
+def limit(request):
+    """Takes from this process what the submission shall not have."""
+    limits.die_with_parent()
+    os.nice(10)  # the guard has to get its turn, whatever happens here
+    memory = None if torch.cuda.is_available() else request["limits"]["memory"]
+    mine = [p for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"]]
+    threads = [p.info["num_threads"] or 0 for p in mine if p.info["uids"].real == os.getuid()]
+    limits.limit_processes(sum(threads) + MORE_THREADS)
+    limits.confine(Path(request["file"]).parent, memory, request["protect"])
+
+
+def main():
+    parser = Parser("-m tools.submission", description=__doc__.splitlines()[0])
+    parser.add_argument("request", type=Path, help="what tools/guard.py has written")
+    parser.add_argument("results", type=int, help="an open file descriptor")
+    options = parser.parse_args()
+    request = json.loads(options.request.read_text())
+    results = Results(options.results)
+    limit(request)
+    try:
+        judge(request, results)
+    except BaseException as error:  # SystemExit, too
+        results.send(refused=sentence(error, request["file"]), kind=kind_of(error))
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(0)  # no thread or exit handler of the submission's goes on
+
+
+if __name__ == "__main__":
+    main()
