@@ -62,6 +62,8 @@ def typed(course, command):
         ("-m tools.bench_sprint --seeds x", "'x' is not a whole number of 1 or more"),
         ("-m tools.readme all", "unrecognized arguments: all"),
         ("-m tools.badges", "git remote add origin https://github.com/OWNER/NAME.git"),
+        ("tools/grade.py no.py", "There is no no.py; give a file.py, file.py:Network or a folder"),
+        ("-m tools.grade model.py --epochs 0", "'0' is not a whole number of 1 or more"),
         ("-m tools.run_notebook no.ipynb", "there is no notebook no.ipynb"),
     ],
 )
@@ -81,7 +83,12 @@ def test_a_gpu_where_there_is_none(course):
 
 
 COMMANDS = ["train.py", "dataset.py", "-m experiments.sweep"]
-COMMANDS += [f"-m tools.{path.stem}" for path in sorted((ROOT / "tools").glob("*.py"))]
+COMMANDS += [
+    f"-m tools.{path.stem}"
+    for path in sorted((ROOT / "tools").glob("*.py"))
+    if "def main(" in path.read_text()
+]
+COMMANDS += ["tools/grade.py"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -87,6 +87,7 @@ FLOORS = {
     "core.augment": set(),
     "core.device": {"core.common"},
     "core.arrays": set(),
+    "core.limits": set(),
     "core.forward": {"core.arrays", "core.device"},
     "core.download": {"core.arrays", "core.common"},
     "core.recipes": {"core.augment", "core.common", "core.device"},

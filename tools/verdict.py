@@ -174,13 +174,13 @@ def problem_of(heard, ended, images, epochs, allowed):
     if ended["cause"]:
         return f"Stopped {during}: {stopped[ended['cause']]}."
     if "refused" in facts:
-        said = facts["refused"].rstrip(".")
-        hint = {
-            "memory": f"; {gigabytes} of memory are the limit",
-            "writing": "; a submission may write into its own folder alone",
-            "size": "; that file is larger than the limit",
+        first = {
+            "memory": f"It asked for more memory than the limit, {gigabytes}: ",
+            "writing": "It may not do that, as it may write into its own folder alone: ",
+            "size": "It wrote a file that is larger than the limit: ",
         }
-        return f"{said}{hint.get(facts.get('kind'), '')}; this was {during}."
+        said = facts["refused"].rstrip(".")
+        return f"{first.get(facts.get('kind'), '')}{said} ({during})."
     if heard.spoiled:
         return f"Its process sent something that is no result, {during}."
     whole = len(heard.history) == epochs and "record" in facts

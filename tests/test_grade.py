@@ -1,0 +1,321 @@
+"""A class with every fault is graded: each gets a report that says so, and the next its grade."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jsonschema
+import psutil
+import pytest
+from conftest import ROOT
+
+from core import limits
+from tools import grade, grading, pages
+from tools.guard import Output
+from tools.verdict import FORM, Heard
+
+GOOD = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+"""
+SHAPES = "from torch import nn\nNetwork = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))"
+# name: (the file, words of the report's reason)
+FAULTS = {
+    "a_syntax": ("def f(:", ["SyntaxError in line 1: invalid syntax"]),
+    "b_shape:Network": (SHAPES, ["logits"]),
+    "c_memory": ("x = bytearray(10 * 2**30)", ["more memory than the limit, 4 GiB", "line 1"]),
+    "d_exit": ("import sys\nsys.exit('bye')", ["sys.exit(bye) in line 2", "imported"]),
+    "e_processes": (
+        "import os, time\nfor _ in range(7): os.fork()\ntime.sleep(99)",
+        ["more than 64 processes", "imported"],
+    ),
+    "f_writing": (
+        "from core.common import ROOT\n(ROOT / 'model.py').write_text('spoiled')",
+        ["its own folder alone", "PermissionError in line 2", "model.py"],
+    ),
+    "g_two": (GOOD + "class A(Network): pass\nclass B(Network): pass", []),  # Network is usual
+    "h_printing": ("for i in range(1_000_000): print('line', i)\n" + GOOD, []),
+}
+TERMS = dict(epochs=1, minutes=3, memory=4, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def graded(small, tmp_path_factory):
+    """(folder of the reports, {name: report}) of a class with every fault."""
+    folder = tmp_path_factory.mktemp("class")
+    words = []
+    for name, (source, _) in FAULTS.items():
+        path = folder / f"{name.split(':')[0]}.py"
+        path.write_text(source)
+        words.append(str(folder / f"{name.split(':')[0]}.py") + name[len(path.stem) :])
+    out = folder / "grades"
+    reports = grade.grade_class(words, grading.terms_of(**TERMS), out, small)
+    return out, {report["name"]: report for report in reports}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (_, words) in FAULTS.items() if words])
+def test_a_fault_gets_a_report_that_says_so(name, graded):
+    if name == "f_writing" and not limits.protects():
+        pytest.skip("this system cannot forbid writing")
+    report = graded[1][name.split(":")[0]]
+    assert report["verdict"] == "no grade"
+    for word in FAULTS[name][1]:
+        assert word in report["reason"]
+    assert report["reason"].endswith(".")
+    assert (ROOT / "model.py").read_text() != "spoiled"
+
+
+@pytest.mark.slow
+def test_the_next_one_is_graded(graded):
+    out, reports = graded
+    report = reports["g_two"]
+    assert (report["verdict"], report["network"], report["parameters"]) == ("fail", "Network", 314)
+    kept = {rule["rule"]: rule["passed"] for rule in report["rules"]}
+    assert kept["fewer than 200,000 parameters"]
+    assert not kept["test accuracy >= 85 %"]
+    p = report["accuracy"]
+    assert report["standard_error"] == pytest.approx((p * (1 - p) / 300) ** 0.5)
+    assert p == pytest.approx(report["history"][-1]["test_accuracy"])
+    right = sum(report["confusion"][label][label] for label in range(10))
+    assert right == round(300 * p)
+    assert json.loads((out / "g_two.json").read_text()) == report
+
+
+@pytest.mark.slow
+def test_a_million_printed_lines_are_told_not_kept(graded):
+    report = graded[1]["h_printing"]
+    assert report["verdict"] == "fail"
+    assert "It printed 1,000,000 lines" in report["notes"][0]
+    assert len(report["output"]["text"]) < 9000
+    assert report["output"]["text"].startswith("line 0\nline 1\n")
+    assert report["output"]["text"].endswith("line 999999\n")
+    assert report["accuracy"] == graded[1]["g_two"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_pages(graded):
+    out, reports = graded
+    overview = (out / "index.html").read_text()
+    assert f"{len(FAULTS)} submissions" in overview
+    for name, report in reports.items():
+        assert f'href="{name}.html"' in overview
+        page = (out / f"{name}.html").read_text()
+        assert report["verdict"] in page
+        assert "http" not in page  # it stands alone
+    good = (out / "g_two.html").read_text()
+    assert good.count("<img") == 3
+    assert "Rule by rule" in good
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.slow
+def test_nothing_is_graded_twice(graded, small, capsys, monkeypatch):
+    out, reports = graded
+    monkeypatch.setattr(grading, "run", None)
+    path = str(out.parent / "g_two.py")
+    again = grade.grade(path, out=out, data=small, **TERMS)
+    assert again == reports["g_two"]
+    grade.grade_class([path], grading.terms_of(**TERMS), out, small)
+    assert "[1/1] g_two: reported already" in capsys.readouterr().out
+    with pytest.raises(TypeError):  # another seed is another run
+        grade.grade(path, out=out, data=small, **TERMS, seed=1)
+
+
+LOOP = """
+import subprocess, sys
+from pathlib import Path
+script = "import time; time.sleep(600)  # " + sys.argv[1]
+subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+while True:
+    pass
+"""
+
+
+def sleeping(word):
+    """Processes that the endless loop of a test has started."""
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [command for command in commands if any(f"# {word}" in part for part in command)]
+
+
+@pytest.mark.slow
+def test_an_endless_loop_ends_with_all_that_it_started(small, tmp_path):
+    file = tmp_path / "endless.py"
+    file.write_text(LOOP.replace("sys.argv[1]", f"'{tmp_path.name}'"))
+    terms = TERMS | {"minutes": 0.05}
+    report = grade.grade(file, out=tmp_path / "grades", data=small, **terms)
+    assert report["reason"] == (
+        "Stopped while the file was imported: it was not done after 3 s, the limit."
+    )
+    assert not sleeping(tmp_path.name)
+
+
+CLASS = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import numpy as np
+import dataset
+from tools import grade, grading
+
+with np.load(sys.argv[1]) as file:
+    data = dataset.Cifar10(*(file[name] for name in dataset.Cifar10._fields))
+grading.load_cifar10 = lambda: data
+grade.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_broken_off_class_leaves_nothing_running(number, small, tmp_path):
+    """And no report; the next start grades it: see test_nothing_is_graded_twice."""
+    import numpy as np
+
+    np.savez(tmp_path / "small.npz", **small._asdict())
+    file, out = tmp_path / "endless.py", tmp_path / "grades"
+    file.write_text(LOOP.replace("sys.argv[1]", f"'{tmp_path.name}'"))
+    command = [sys.executable, "-c", CLASS.format(root=str(ROOT)), str(tmp_path / "small.npz")]
+    words = [str(file), "--out", str(out), "--epochs", "1"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command + words, **pipes)
+    until(lambda: sleeping(tmp_path.name) or process.poll() is not None)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert errors.strip().endswith("Go on with the same command.")
+        assert "Traceback" not in errors
+    until(lambda: not sleeping(tmp_path.name))
+    assert not list(out.glob("*.json"))
+
+
+def until(true, seconds=60):
+    for _ in range(10 * seconds):
+        if true():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+@pytest.mark.slow
+def test_where_the_system_cannot_protect_the_code_is_put_back(small, tmp_path, monkeypatch):
+    before = (ROOT / "tools" / "badges.py").read_bytes()
+    monkeypatch.setattr(limits, "protects", lambda: 0)
+    file = tmp_path / "writing.py"
+    target = "(ROOT / 'tools' / 'badges.py').write_text('')"
+    file.write_text(f"from core.common import ROOT\n{target}\nraise ValueError('done')")
+    report = grade.grade(file, out=tmp_path / "grades", data=small, **TERMS)
+    assert "ValueError in line 3: done" in report["reason"]
+    assert "tools/badges.py" in report["notes"][0]
+    assert (ROOT / "tools" / "badges.py").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------ without a process
+
+
+def test_which_files_are_meant(tmp_path):
+    for name in ("one/net.py", "two/net.py", "three.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    words = [tmp_path / "one", tmp_path / "two" / "net.py", f"{tmp_path}/three.py:Net"]
+    found = grading.submissions_of([*map(str, words), str(tmp_path / "one")])
+    assert [one.network for one in found] == [None, None, "Net"]
+    assert grading.names_of(found) == ["one-net", "two-net", "three"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("no.py", "There is no no.py; give a file.py, file.py:Network or a folder"),
+        ("no.py:Net", "There is no no.py"),
+        ("README.md", "README.md is no Python file, nor a folder"),
+        ("images", "images is no Python file, nor a folder"),
+        ("model.py:1", "'1' is no name of a class"),
+        ("model.py --recipe sprnt", "Unknown recipe 'sprnt'; did you mean sprint"),
+        ("model.py --minutes 0", "minutes is 0.0; it must be a number greater than 0"),
+        ("model.py --memory nan", "memory is nan; it must be a number greater than 0"),
+        ("model.py --seed -1", "seed is -1; it must be a whole number"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match=message.replace("(", r"\(")) as stop:
+        grade.main(words.split())
+    assert "\n" not in str(stop.value)
+
+
+def test_what_does_not_have_the_form_of_a_result_is_not_believed():
+    heard = Heard()
+    assert heard.add('{"stage": "training"}') is not None
+    forged = ["no JSON", "[]", '{"accuracy": 1}', '{"parameters": true}', '{"predictions": [11]}']
+    for line in forged:
+        heard.spoiled = False
+        assert heard.add(line) is None
+        assert heard.spoiled
+    assert heard.facts == {}
+    jsonschema.Draft202012Validator.check_schema(FORM)
+
+
+def test_output_keeps_its_beginning_and_its_end():
+    output = Output()
+    for number in range(5000):
+        output.add(f"{number}\n".encode())
+    told = output.told()
+    assert told["lines"] == 5000
+    assert told["text"].startswith("0\n1\n")
+    assert told["text"].endswith("4999\n")
+    assert len(told["text"]) < 8100
+
+
+def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
+    evil = "<script>alert(1)</script>"
+    report = {
+        "name": "evil",
+        "file": evil,
+        "asked": {"recipe": {}, "minutes": 1, "memory": 1, "sha256": "", "images": [1, 1]},
+        "verdict": "no grade",
+        "reason": evil,
+        "notes": [evil],
+        "rules": [{"rule": evil, "measured": evil, "passed": False}],
+        "history": [],
+        "output": {"text": evil, "bytes": 1, "lines": 1},
+        "seconds": 1.0,
+        "memory": 1,
+        **dict.fromkeys(("accuracy", "parameters", "receptive_field", "device")),
+        "network": evil,
+    }
+    names = ("epochs", "optimizer", "batch_size", "augment", "seed")
+    report["asked"]["recipe"] = dict.fromkeys(names, 1)
+    pages.write_page(report, small, tmp_path)
+    (tmp_path / "evil.json").write_text(json.dumps(report))
+    pages.write_overview(tmp_path)
+    for name in ("evil.html", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+
+
+@pytest.mark.skipif(not limits.protects(), reason="this system cannot forbid writing")
+def test_confined_writes_in_its_folder_alone(tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    script = (
+        "import os, sys\nfrom core import limits\nlimits.confine(sys.argv[1])\n"
+        "open('/dev/null', 'w').close()\nopen(sys.argv[1] + '/new', 'w').close()\n"
+        "for change in (lambda p: open(p, 'w'), os.mkdir, lambda p: os.kill(os.getppid(), 0)):\n"
+        "    try: change(sys.argv[1] + '/../outside')\n"
+        "    except PermissionError: print('refused')\n"
+    )
+    command = [sys.executable, "-c", script, str(inside)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.count("refused") >= 2  # signals since version 6
+    assert [path.name for path in tmp_path.rglob("*")] == ["inside", "new"]
