@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import jsonschema
+import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
 
 from core import limits
+from core.common import claimed
 from tools import grade, grading, pages
 from tools.guard import Output
 from tools.verdict import FORM, Heard
@@ -178,8 +181,6 @@ grade.main(sys.argv[2:])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_broken_off_class_leaves_nothing_running(number, small, tmp_path):
     """And no report; the next start grades it: see test_nothing_is_graded_twice."""
-    import numpy as np
-
     np.savez(tmp_path / "small.npz", **small._asdict())
     file, out = tmp_path / "endless.py", tmp_path / "grades"
     file.write_text(LOOP.replace("sys.argv[1]", f"'{tmp_path.name}'"))
@@ -218,7 +219,80 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(small, tmp_path, m
     assert (ROOT / "tools" / "badges.py").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_test_cell_of_otter_grader(small, tmp_path, monkeypatch):
+    """The one in CONTRIBUTING.md."""
+    test_files = pytest.importorskip("otter.test_files")
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    [code] = re.findall(r"```python\n(from otter.*?)```", text, re.DOTALL)
+    (tmp_path / "test.py").write_text(code)
+    (tmp_path / "network.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grading, "load_cifar10", lambda: small)
+    file = test_files.ExceptionTestFile.from_file("test.py")
+    file.run({})
+    small_enough, every_rule = file.test_case_results
+    assert small_enough.passed
+    assert not every_rule.passed
+    assert "rules are not kept" in every_rule.message
+
+
 # ------------------------------------------------------------------------------ without a process
+
+
+def made_up(words):
+    """What the process of a submission leaves, with these words in it."""
+    return {
+        "verdict": "no grade",
+        "reason": words,
+        "notes": [words],
+        "rules": [],
+        "history": [],
+        "output": {"text": words, "bytes": 1, "lines": 1},
+        "seconds": 1.0,
+        "memory": 1,
+        "network": words,
+        **dict.fromkeys(("accuracy", "parameters", "receptive_field", "device")),
+    }
+
+
+def test_a_broken_off_class_goes_on_where_it_stopped(small, tmp_path, monkeypatch, capsys):
+    graded = []
+
+    def run(one, *_):
+        graded.append(one.path.stem)
+        if graded == ["a", "b"]:
+            raise KeyboardInterrupt
+        return made_up("all in vain")
+
+    monkeypatch.setattr(grading, "run", run)
+    monkeypatch.setattr(grading, "load_cifar10", lambda: small)
+    for name in "abc":
+        (tmp_path / f"{name}.py").write_text("")
+    words = [str(tmp_path), "--out", str(tmp_path / "grades")]
+    with pytest.raises(SystemExit, match="Go on with the same command"):
+        grade.main(words)
+    assert "a" in (tmp_path / "grades" / "index.html").read_text()
+    capsys.readouterr()
+    (tmp_path / "grades" / "c.json").write_text('{"asked"')  # damaged: as if there were none
+    grade.main(words)
+    assert graded == ["a", "b", "b", "c"]
+    first, *_, last, hint = capsys.readouterr().out.splitlines()
+    assert first.startswith("[1/3] a: reported already (")
+    assert last.startswith("[3/3] c: no grade. all in vain (")
+    assert "index.html in a browser" in hint
+    (tmp_path / "a.py").write_text("# another file")
+    grade.main(words)
+    assert graded[4:] == ["a"]
+
+
+def test_two_graders_share_a_class(small, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.py").write_text("")
+    out = tmp_path / "grades"
+    with claimed(out / ".a.lock", "a"):
+        reports = grade.grade_class([str(tmp_path)], grading.terms_of(), out, small)
+    assert reports == []
+    assert "[1/1] a: another process is at it" in capsys.readouterr().out
 
 
 def test_which_files_are_meant(tmp_path):
@@ -277,23 +351,11 @@ def test_output_keeps_its_beginning_and_its_end():
 
 def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
     evil = "<script>alert(1)</script>"
-    report = {
-        "name": "evil",
-        "file": evil,
-        "asked": {"recipe": {}, "minutes": 1, "memory": 1, "sha256": "", "images": [1, 1]},
-        "verdict": "no grade",
-        "reason": evil,
-        "notes": [evil],
-        "rules": [{"rule": evil, "measured": evil, "passed": False}],
-        "history": [],
-        "output": {"text": evil, "bytes": 1, "lines": 1},
-        "seconds": 1.0,
-        "memory": 1,
-        **dict.fromkeys(("accuracy", "parameters", "receptive_field", "device")),
-        "network": evil,
-    }
+    report = made_up(evil) | {"name": "evil", "file": evil}
+    report["rules"] = [{"rule": evil, "measured": evil, "passed": False}]
     names = ("epochs", "optimizer", "batch_size", "augment", "seed")
-    report["asked"]["recipe"] = dict.fromkeys(names, 1)
+    report["asked"] = {"recipe": dict.fromkeys(names, 1), "minutes": 1, "memory": 1}
+    report["asked"] |= {"sha256": "", "images": [1, 1]}
     pages.write_page(report, small, tmp_path)
     (tmp_path / "evil.json").write_text(json.dumps(report))
     pages.write_overview(tmp_path)

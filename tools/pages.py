@@ -98,9 +98,18 @@ def write_page(report, data, out):
     write_text(out / f"{report['name']}.html", page)
 
 
+def reports_in(out):
+    """All reports in a folder; what else lies there is none of ours, or damaged."""
+    for path in sorted(out.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            report = json.loads(path.read_text())
+            if isinstance(report, dict) and "verdict" in report:
+                yield report
+
+
 def write_overview(out):
     """Writes index.html: a line for each report in the folder `out`, the best first."""
-    reports = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    reports = list(reports_in(out))
     order = ("pass", "fail", "no grade")
     reports.sort(key=lambda report: (order.index(report["verdict"]), -(report["accuracy"] or 0)))
     counts = {verdict: [r["verdict"] for r in reports].count(verdict) for verdict in order}
