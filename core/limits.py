@@ -13,10 +13,12 @@ against mistakes, root's too. They are no sandbox against malice: everything may
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
+
+if sys.platform != "win32":
+    import resource
 
 LARGEST_FILE = 2**28  # bytes
 NO_NEW_PRIVILEGES, PARENT_DEATH, SUBREAPER = 38, 1, 36  # of prctl(2)

@@ -16,9 +16,8 @@ from conftest import ROOT
 
 from core import limits
 from core.common import claimed
-from tools import grade, grading, pages
-from tools.guard import Output
-from tools.verdict import FORM, Heard
+from tools import grade, grading, guard, pages
+from tools.verdict import FORM, Heard, notes
 
 GOOD = """
 from torch import nn
@@ -207,19 +206,6 @@ def until(true, seconds=60):
 
 
 @pytest.mark.slow
-def test_where_the_system_cannot_protect_the_code_is_put_back(small, tmp_path, monkeypatch):
-    before = (ROOT / "tools" / "badges.py").read_bytes()
-    monkeypatch.setattr(limits, "protects", lambda: 0)
-    file = tmp_path / "writing.py"
-    target = "(ROOT / 'tools' / 'badges.py').write_text('')"
-    file.write_text(f"from core.common import ROOT\n{target}\nraise ValueError('done')")
-    report = grade.grade(file, out=tmp_path / "grades", data=small, **TERMS)
-    assert "ValueError in line 3: done" in report["reason"]
-    assert "tools/badges.py" in report["notes"][0]
-    assert (ROOT / "tools" / "badges.py").read_bytes() == before
-
-
-@pytest.mark.slow
 def test_a_test_cell_of_otter_grader(small, tmp_path, monkeypatch):
     """The one in CONTRIBUTING.md."""
     test_files = pytest.importorskip("otter.test_files")
@@ -339,7 +325,7 @@ def test_what_does_not_have_the_form_of_a_result_is_not_believed():
 
 
 def test_output_keeps_its_beginning_and_its_end():
-    output = Output()
+    output = guard.Output()
     for number in range(5000):
         output.add(f"{number}\n".encode())
     told = output.told()
@@ -347,6 +333,27 @@ def test_output_keeps_its_beginning_and_its_end():
     assert told["text"].startswith("0\n1\n")
     assert told["text"].endswith("4999\n")
     assert len(told["text"]) < 8100
+
+
+def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ROOT", tmp_path)
+    (tmp_path / "grades").mkdir()
+    for name in ("changed.py", "removed.py", "same.py", "notes.txt"):
+        (tmp_path / name).write_text("before")
+    course = guard.Course([str(tmp_path / "grades")])
+    (tmp_path / "changed.py").write_text("spoiled")
+    (tmp_path / "removed.py").unlink()
+    (tmp_path / "new.py").write_text("new")
+    (tmp_path / "notes.txt").write_text("other")
+    (tmp_path / "grades" / "a.html").write_text("another grader's")
+    changed = course.restore()
+    assert changed == ["changed.py", "new.py", "notes.txt", "removed.py"]
+    left = {path.name: path.read_text() for path in tmp_path.glob("*.py")}
+    assert left == dict.fromkeys(("changed.py", "removed.py", "same.py"), "before") | {
+        "new.py": "new"
+    }
+    [note] = notes({"output": {"text": ""}, "changed": changed})
+    assert "changed.py, new.py, notes.txt, removed.py. Changed code is as it was" in note
 
 
 def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):

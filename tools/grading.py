@@ -68,6 +68,8 @@ def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, devi
 
     Raises ValueError for an unknown recipe and values outside their ranges.
     """
+    if sys.platform == "win32":
+        raise ValueError("Windows cannot limit a submission; grade in WSL, on Linux or macOS.")
     if memory is None:
         memory = min(8, round(0.75 * psutil.virtual_memory().total / 2**30, 1))
     for name, value in (("minutes", minutes), ("memory", memory)):

@@ -196,7 +196,7 @@ def start(folder, request, results):
     environment = os.environ | {
         "PYTHONDONTWRITEBYTECODE": "1",
         "MPLBACKEND": "Agg",
-        "TMPDIR": str(work),
+        **dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TRITON_CACHE_DIR"), str(work)),
     }
     return subprocess.Popen(
         # -P: a submission called model.py must not be taken for the course's.

@@ -159,10 +159,11 @@ def judge(request, results):
     trained, record = train.fit(make, recipe, data, **options)
     results.stage("testing")
     seen = train.evaluate(trained, *data[2:], recipe.augment, record["precision"])
+    confidence = np.nan_to_num(seen.probabilities.max(1).astype(float))
     results.send(
         record={key: record[key] for key in ("seconds", "evaluation_seconds", "precision")},
         predictions=seen.predictions.tolist(),
-        confidence=[round(float(value), 4) for value in seen.probabilities.max(1)],
+        confidence=confidence.round(4).tolist(),
         rules=told(analysis.check_assignment(trained, seen.accuracy)),
     )
 

@@ -115,7 +115,8 @@ def report_of(heard, ended, labels, epochs, allowed):
     ]
     count = len(report["rules"])
     if broken:
-        reason = f"{len(broken)} of {count} rules are not kept: {'; '.join(broken)}."
+        verb = "is" if len(broken) == 1 else "are"
+        reason = f"{len(broken)} of {count} rules {verb} not kept: {'; '.join(broken)}."
         return report | {"verdict": "fail", "reason": reason}
     return report | {"verdict": "pass", "reason": f"All {count} rules are kept."}
 
