@@ -1,0 +1,202 @@
+"""What the assignment asks of a network, looked for in the operations that its output comes from.
+
+Each function takes a `Sight` of the network and returns what it found, by the names of the modules.
+"""
+
+import math
+
+import torch
+
+from core.probing import Push
+from core.tracing import COPIES, picture
+
+LOGITS = 10
+BLOCKS = 4
+
+
+def where(operation):
+    """The module that an operation belongs to, or its own name in the outermost."""
+    return operation.call.name or plain(operation)
+
+
+def plain(operation):
+    """The name of an operation as one writes it."""
+    if operation.convolves:
+        kind = "conv_transpose" if operation.transposed else "conv"
+        return f"{kind}{len(operation.kernel)}d"
+    if operation.name in ("mm", "addmm", "bmm", "baddbmm"):
+        return "linear" if operation.parameters else "matmul"
+    return operation.name.removesuffix("_with_indices").strip("_")
+
+
+def convolutions_in(sight):
+    """The convolutions of maps, and apart from them the one that makes the logits, if one does.
+
+    That is the last one, with as many channels as there are classes and no layer with weights
+    after it; a 1x1 convolution after global pooling works on no map.
+    """
+    flow = sight.trace.flow()
+    found = [op for op in flow if op.convolves and sight.is_map(op)]
+    weighing = [op.number for op in flow if op.macs]
+    for op in found:
+        after = [number for number in weighing if number > op.number]
+        leads_on = any(op.number in sight.trace.ancestors({number}) for number in after)
+        if op.output[1] == LOGITS and not leads_on:
+            return [other for other in found if other is not op], op
+    return found, None
+
+
+def blocks_in(sight):
+    """Names of the blocks: the children with convolutions of the first module that has four.
+
+    Modules with one such child are wrappers and not counted. Among two or three children one may be
+    the body of the network, which has four itself, and the others its stem and head.
+    """
+    convolutions, _ = convolutions_in(sight)
+    return [".".join(path) for path in children(list(map(path_of, convolutions)), ())]
+
+
+def path_of(convolution):
+    """Where in the tree of modules: its module, or its weight where it shares its module."""
+    call = convolution.call
+    alone = sum(other.convolves for other in call.operations) == 1
+    if call.name and alone:
+        return tuple(call.name.split("."))
+    weight = min(convolution.parameters, default=f"{plain(convolution)}_{convolution.number}")
+    return tuple(weight.split("."))
+
+
+def children(paths, parent):
+    """The paths, one step below `parent` or more, of what counts as its children."""
+    depth = len(parent) + 1
+    inside = [path for path in paths if path[: depth - 1] == parent and len(path) >= depth]
+    found = list(dict.fromkeys(path[:depth] for path in inside)) or [parent]
+    if len(found) >= BLOCKS or found == [parent]:
+        return found
+    within = {child: children(paths, child) for child in found}
+    if len(found) == 1:
+        return within[found[0]]
+    bodies = [child for child in found if len(within[child]) >= BLOCKS]
+    if len(bodies) == 1:
+        return [part for child in found for part in (within[child] if child in bodies else [child])]
+    return found
+
+
+def separable_in(sight):
+    """Depthwise convolutions whose result a pointwise one mixes, nothing but local between them.
+
+    depthwise: every channel for itself, one or several results of each, kernel larger than 1x1.
+    pointwise: a dense 1x1 convolution, or a linear layer, over the channels of every position.
+    Normalisation, activation and dropout may stand between, and the depthwise layer's own input
+    may be added; it too leaves the channels apart.
+    """
+    flow = sight.trace.flow()
+    return [where(op) for op in flow if is_depthwise(op, sight) and is_mixed(op, flow)]
+
+
+def is_depthwise(op, sight):
+    if not op.convolves or op.transposed or max(op.kernel) == 1:
+        return False
+    return op.groups == op.before[1] > 1 and math.prod(op.output[2:]) > 1 and sight.is_map(op)
+
+
+def is_mixed(depthwise, flow):
+    chain = {depthwise.number}
+    for op in flow:
+        if not op.inputs & chain or not op.inputs <= chain | depthwise.inputs:
+            continue
+        if is_pointwise(op, depthwise.output):
+            return True
+        if op.local:
+            chain.add(op.number)
+    return False
+
+
+def is_pointwise(op, shape):
+    """Whether it mixes the channels at every position of a map of this shape (1, C, H, W)."""
+    channels, positions = shape[1], math.prod(shape[2:])
+    if op.convolves:
+        alone = max(op.kernel) == op.groups == 1 and not op.transposed
+        return alone and op.before[1] == channels and op.positions_before == positions
+    results = math.prod(op.output)
+    return bool(op.parameters) and op.macs == results * channels and results % positions == 0
+
+
+def dilated_in(sight):
+    """Dilated convolutions; along an axis where the kernel is 1 there is nothing to dilate."""
+    convolutions = [op for op in sight.trace.flow() if op.convolves]
+    return [where(op) for op in convolutions if any(map(spread, op.kernel, op.dilation))]
+
+
+def spread(kernel, dilation):
+    return kernel > 1 and dilation > 1
+
+
+def max_pools_in(sight):
+    """Maxima over positions, by a layer or by amax and the like; not those over channels."""
+    return [where(op) for op in sight.trace.flow() if "max_pool" in op.name or spatial(op, sight)]
+
+
+def spatial(op, sight):
+    """Whether `op` reduces dimensions that run over positions."""
+    sources = [sight.trace.operations[number] for number in op.inputs]
+    axes = set(range(2, len(op.before)))
+    for source in sources:
+        if source.output == op.before:
+            axes = set(sight.positions(source)[0])
+    return bool(axes & set(op.reduced))
+
+
+def global_average_in(network, sight):
+    """The operation that averages the last map, and what is wrong if the output sees more of it.
+
+    Tried out: if the output hangs on the mean over all positions and on nothing else, then adding
+    something with a mean of zero to the map changes nothing behind the pooling, while adding the
+    same to all positions does. So it does not matter how the mean is written.
+    """
+    trace = sight.trace
+    maps = [op for op in trace.flow() if sight.is_map(op)]
+    if not maps:
+        return [], "no map comes before the output"
+    size = sight.positions(maps[-1])[1]
+    later = [op for op in trace.flow() if op.number >= maps[-1].number]
+    last = [op for op in later if op is maps[-1] or sight.positions(op)[1] == size > 1][-1]
+    behind = [
+        op
+        for op in later
+        if last.number in trace.ancestors({op.number})
+        and op is not last
+        and op.name not in COPIES
+        and sight.positions(op)[1] == 1
+    ]
+    shape = "x".join(map(str, maps[-1].output[2:]))
+    if size == 1 or not behind:
+        return [], f"the last map, of {where(maps[-1])}, is {shape}: nothing averages it"
+    if all_of_it_is_the_mean(network, sight, last, behind):
+        return [plain(behind[0])], ""
+    return [], f"the output sees more of the last map, {shape} of {where(last)}, than its mean"
+
+
+def all_of_it_is_the_mean(network, sight, last, behind):
+    axes, _ = sight.positions(last)
+    noise = torch.randn(last.output, generator=torch.Generator().manual_seed(1))
+    level = noise.mean(axes, keepdim=True)
+    image = picture(network, sight.shape)
+    watched = {op.number for op in behind}
+
+    def results(change):
+        push = Push(sight.trace.names, last.number, change.to(image.device), watched)
+        return push.run(network, image).kept
+
+    before, balanced, raised = (
+        results(noise * 0),
+        results(4 * (noise - level)),
+        results((level * 0 + 1) * torch.randn_like(level)),
+    )
+    exact = 1e-3 if image.dtype in (torch.float32, torch.float64) else 0.05
+    for number in watched:
+        moved = (balanced[number] - before[number]).abs().max()
+        should = (raised[number] - before[number]).abs().max()
+        if moved > exact * should:
+            return False
+    return True

@@ -1,0 +1,224 @@
+"""The receptive field of every map of a network, measured: what of the image can reach its centre?
+
+    sight = Sight(network, follow(network, shape), shape)
+    sight.field(number)    of the map that operation `number` of the trace made
+
+Pixels outside a window of the image are set to NaN, "not a number". What is computed from a NaN is
+NaN, whatever the weights; so what stays a number at the centre of a map depends on nothing outside
+the window. The smallest such window is found by bisection, each side for itself. (An old trick of
+those who debug array programs, where it finds reads of memory that was never filled.) On an image
+as large as the image that a network is made for, a large field would stick out; so the image is
+made wider, or higher, until every window of the network fits.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+
+from core.probing import Probe
+from core.tracing import picture
+
+LARGEST = 2048  # pixels of a side of an image to measure with
+
+
+@dataclass(frozen=True)
+class Field:
+    """height, width: in input pixels.
+
+    limit: empty where they are exact; else why they are only known to be at least that.
+    """
+
+    height: int = 1
+    width: int = 1
+    limit: str = ""
+
+    def __str__(self):
+        same = self.height == self.width
+        size = str(self.width) if same else f"{self.height} high and {self.width} wide"
+        return f"at least {size}: {self.limit}" if self.limit else size
+
+    @property
+    def side(self):
+        return max(self.height, self.width)
+
+    def __or__(self, other):
+        """Of what looks at both. A limit of either is one of both."""
+        height, width = max(self.height, other.height), max(self.width, other.width)
+        return Field(height, width, self.limit or other.limit)
+
+
+ALL = "it sees all of an image of that size"  # through attention, or an average that is fed back
+FIXED = "the network takes no larger image"
+
+
+class Sight:
+    """Measures the fields of a `Trace`. Use it inside `undisturbed`.
+
+    A map that grows with the image is measured on one that is large enough; any other, as after an
+    Upsample to a fixed size, at `shape`, (C, H, W).
+    """
+
+    def __init__(self, network, trace, shape):
+        self.trace, self.shape = trace, shape
+        self.wide, self.small, self.known = [], [], {}
+        self.jumps = jumps_in(trace, shape)
+        for axis in (0, 1):
+            larger = list(shape)
+            larger[1 + axis] = self.needed(axis)
+            self.wide.append(Ruler(network, trace, tuple(larger), axis))
+            self.small.append(Ruler(network, trace, tuple(shape), axis))
+
+    def needed(self, axis):
+        """How many pixels of the image suffice for all windows, along an axis.
+
+        No field is larger than if all windows came one after the other; in a network with lopsided
+        padding it may lie wholly on one side.
+        """
+        last = max(self.trace.operations, default=0)
+        coarsest = max((steps[axis] for steps in self.jumps.values()), default=1)
+        side = self.shape[1 + axis]
+        return min(
+            side * max(2, math.ceil(2 * (self.reach(axis, last) + coarsest) / side)), LARGEST
+        )
+
+    def reach(self, axis, last):
+        """The side of the field if all windows up to operation `last` came one after the other."""
+        return 1 + sum(
+            (op.kernel[axis] - 1) * op.dilation[axis] * self.jumps[number][axis]
+            for number, op in self.trace.operations.items()
+            if len(op.kernel) == 2 and not op.pools_all and number <= last
+        )
+
+    def positions(self, operation):
+        """Which dimensions of the result run over positions of a map, and how many there are."""
+        grown = [ruler.grown(operation.number) for ruler in self.wide]
+        shape = operation.output
+        if None not in grown and any(grown):
+            axes = sorted(set(grown[0] + grown[1]))
+        else:  # a map of a fixed size
+            axes = [2, 3] if len(shape) == 4 and min(shape[2:]) > 1 else []
+        return axes, math.prod(shape[axis] for axis in axes)
+
+    def is_map(self, operation):
+        """Whether the result is a map: more than one position, or made by a convolution."""
+        if len(operation.output) != 4 or operation.pools_all:
+            return False
+        axes, count = self.positions(operation)
+        if count > 1 and len(axes) == 2:
+            return True
+        return operation.convolves and any(
+            self.is_map(self.trace.operations[number]) for number in operation.inputs
+        )
+
+    def maps(self, numbers):
+        """The last maps on the way to `numbers`, themselves included: what a field is that of."""
+        found, waiting, seen = set(), list(numbers), set()
+        while waiting:
+            number = waiting.pop()
+            operation = self.trace.operations[number]
+            if self.is_map(operation):
+                found.add(number)
+            elif number not in seen:
+                waiting.extend(operation.inputs)
+            seen.add(number)
+        return found
+
+    def field(self, numbers):
+        """The `Field` of what comes from these operations: of the last maps before."""
+        found = [self.measured(number) for number in sorted(self.maps(numbers))]
+        return functools.reduce(Field.__or__, found, Field())
+
+    def measured(self, number):
+        if number not in self.known:
+            (height, one), (width, two) = (self.span(number, axis) for axis in (0, 1))
+            self.known[number] = Field(height, width, one or two)
+        return self.known[number]
+
+    def span(self, number, axis):
+        """Pixels along an axis, and the limit, see `Field`."""
+        wide, small = self.wide[axis], self.small[axis]
+        if len(wide.grown(number) or []) == 1:
+            low, high = wide.edges(number)
+            return high - low, "" if low > 0 and high < wide.side else ALL
+        low, high = small.edges(number)
+        inside = low > 0 and high < small.side and self.reach(axis, number) <= small.side
+        refused = wide.grown(number) is None
+        return high - low, "" if inside else FIXED if refused else ALL
+
+
+def jumps_in(trace, shape):
+    """Input pixels between neighbours of what each operation looks at, {number: (rows, columns)}.
+
+    Never too few: what makes a map larger is taken to leave them as they are.
+    """
+    before, after = {}, {}
+    for number, op in trace.operations.items():
+        steps = [1.0, 1.0]
+        for axis in (0, 1):
+            for source in op.inputs or [None]:
+                output = trace.operations[source].output if op.inputs else (1, *shape)
+                step = after[source][axis] if op.inputs else 1
+                if len(op.before) == 4 == len(output):  # a slice may have left out some
+                    step *= max(1, output[2 + axis] // op.before[2 + axis])
+                elif len(op.before) == 4:
+                    step = max(step, shape[1 + axis] / op.before[2 + axis])
+                steps[axis] = max(steps[axis], step)
+        before[number] = steps
+        coarser = len(op.stride) == 2 and not op.transposed and not op.pools_all
+        strides = op.stride if coarser else (1, 1)
+        after[number] = [step * stride for step, stride in zip(steps, strides, strict=True)]
+    return before
+
+
+class Ruler:
+    """Finds the edges of fields along one axis (0: rows, 1: columns) of images of one size."""
+
+    def __init__(self, network, trace, shape, axis):
+        self.network, self.trace, self.axis = network, trace, axis
+        self.side = shape[1 + axis]
+        self.image = picture(network, shape)
+        self.clean = Probe(trace.names).run(network, self.image)
+        self.centres = {number: self.centre(number) for number in trace.operations}
+        self.centres = {number: centre for number, centre in self.centres.items() if centre}
+        self.answers = {}
+
+    def grown(self, number):
+        """The dimensions in which a result is larger here than in the trace; None: not reached."""
+        shape, usual = self.clean.shapes.get(number), self.trace.operations[number].output
+        if shape is None or len(shape) != len(usual):
+            return None
+        return [axis for axis, size in enumerate(shape) if size != usual[axis]]
+
+    def centre(self, number):
+        """Dimension and index of the middle of a map; None for what is no map."""
+        grown, shape = self.grown(number), self.clean.shapes.get(number)
+        if grown is None or len(shape) != 4:
+            return None
+        axis = grown[0] if grown else 2 + self.axis
+        return axis, shape[axis] // 2
+
+    def edges(self, number):
+        """The first row (column) that the centre of a map sees, and the first after the last."""
+
+        def first(reached, low, high):
+            """Where NaN begins to arrive: at `low` it does not, at `high` it does."""
+            while abs(high - low) > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if reached(middle) else (middle, high)
+            return low
+
+        before = first(lambda end: self.reaches(number, slice(0, end)), 0, self.side)
+        after = first(lambda start: self.reaches(number, slice(start, None)), self.side, 0)
+        return before, after
+
+    def reaches(self, number, lines):
+        """Whether NaN in these rows (columns) of the image reaches the centre of a map."""
+        key = (lines.start, lines.stop)
+        if key not in self.answers:
+            image = self.image.clone()
+            image[0].movedim(1 + self.axis, 0)[lines] = torch.nan
+            probe = Probe(self.trace.names, self.clean, self.centres).run(self.network, image)
+            self.answers[key] = {n: bool(found) for n, found in probe.found.items()}
+        return self.answers[key].get(number, True)

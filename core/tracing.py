@@ -1,0 +1,273 @@
+"""One image through a network, and what happened to it: every operation, by whom, from what.
+
+    with undisturbed(model) as network:
+        trace = follow(network, (3, 32, 32))
+
+Nothing is read off the code: torch reports each operation while it runs (a TorchDispatchMode, as
+torch.utils.flop_counter has one), and each module's beginning and end. So it does not matter how a
+forward is written. What descends from the image is told by the memory it lies in, and so are the
+parameters that took part.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+CONVOLUTIONS = ("convolution", "_convolution")
+POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_pool1d")
+ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
+COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
+LOCAL = ("native_batch_norm", "native_group_norm", "native_layer_norm", "native_dropout")
+
+
+@dataclass
+class Call:
+    """One run of a module. `leaf`: no other module in it touched the image."""
+
+    name: str
+    module: nn.Module
+    leaf: bool = True
+    operations: list = field(default_factory=list)
+    output: tuple = None  # shape; None where no tensor descends from the image
+    sources: frozenset = frozenset()  # numbers of the operations that the output comes from
+
+    @property
+    def computing(self):
+        """Its operations that multiply or have a window."""
+        return [operation for operation in self.operations if operation.macs or operation.kernel]
+
+
+@dataclass
+class Operation:
+    """What torch did once with something that descends from the image.
+
+    number: how many operations torch had executed before, those on weights included.
+    name: torch's own, e.g. "convolution" or "mean".
+    call: of the innermost module that it belongs to.
+    inputs: numbers of the operations that its operands come from.
+    before, output: shapes of the (first) operand and of the result, the batch of 1 included.
+    parameters: names of the parameters that took part, shared ones by their first.
+    local: whether each position of the result comes from the same position alone.
+    reduced: the dimensions that it reduces to one, where it is told so.
+    kernel, stride, dilation: one number an axis; empty for what has no window.
+    """
+
+    number: int
+    name: str
+    call: Call
+    inputs: frozenset
+    before: tuple
+    output: tuple
+    parameters: frozenset
+    local: bool
+    reduced: tuple
+    macs: int = 0
+    kernel: tuple = ()
+    stride: tuple = ()
+    dilation: tuple = ()
+    groups: int = 1
+    transposed: bool = False
+
+    @property
+    def convolves(self):
+        return self.name in CONVOLUTIONS
+
+    @property
+    def positions_before(self):
+        return math.prod(self.before[2:])
+
+    @property
+    def pools_all(self):
+        """Whether it leaves one position of many, other than by a convolution."""
+        many = len(self.before) > 2 and max(self.before[2:]) > 1
+        return many and not self.convolves and max(self.output[2:], default=1) == 1
+
+
+@dataclass
+class Trace:
+    """names: of all operations in their order; events: `Call` and `Operation` as they began."""
+
+    names: list
+    events: list
+    output: object
+    exits: frozenset
+
+    def __post_init__(self):
+        found = (event for event in self.events if isinstance(event, Operation))
+        self.operations = {operation.number: operation for operation in found}
+        self.live = self.ancestors(self.exits)
+
+    def ancestors(self, numbers):
+        """`numbers` and the numbers of all operations that they come from."""
+        found, waiting = set(), list(numbers)
+        while waiting:
+            number = waiting.pop()
+            if number not in found:
+                found.add(number)
+                waiting.extend(self.operations[number].inputs)
+        return found
+
+    def flow(self):
+        """The operations that the output comes from, in their order."""
+        return [self.operations[number] for number in sorted(self.live)]
+
+
+def picture(network, shape):
+    """An image (1, C, H, W) of noise, of the network's kind and device."""
+    first = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(first.device, first.dtype)
+
+
+def follow(network, shape):
+    """The `Trace` of one image (C, H, W) through an `undisturbed` network.
+
+    Raises ValueError where `forward` raises.
+    """
+    image = picture(network, shape)
+    watch = Watch(network, image)
+    before = register_module_forward_pre_hook(watch.enter)
+    after = register_module_forward_hook(watch.leave)
+    try:
+        with watch:
+            output = network(image)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"cannot follow {type(network).__name__}.forward on a {tuple(shape)} image: {reason}."
+        ) from error
+    finally:
+        before.remove()
+        after.remove()
+    return Trace(watch.names, watch.events, output, watch.sources(output))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where a piece of memory comes from: the image or not, which operations and parameters."""
+
+    image: bool = False
+    sources: frozenset = frozenset()
+    parameters: frozenset = frozenset()
+
+
+class Watch(TorchDispatchMode):
+    """Writes down `names` and `events`; modules are told apart by `enter` and `leave`."""
+
+    def __init__(self, network, image):
+        super().__init__()
+        self.names, self.events, self.alive = [], [], [image]
+        self.known = {id(m): n.replace("_orig_mod.", "") for n, m in network.named_modules()}
+        self.descent = {memory_of(image): Descent(image=True)}
+        for name, parameter in network.named_parameters():
+            self.descent[memory_of(parameter)] = Descent(parameters=frozenset({name}))
+        self.stack = [Call("", network)]
+
+    def enter(self, module, _inputs):
+        name = self.known.get(id(module), type(module).__name__.lower())
+        self.stack.append(Call(name, module))
+        self.events.append(self.stack[-1])
+
+    def leave(self, _module, _inputs, output):
+        call = self.stack.pop()
+        tensor = next(tensors(output), None)
+        if tensor is not None and self.of(tensor).image:
+            call.output, call.sources = tuple(tensor.shape), self.of(tensor).sources
+            self.stack[-1].leaf = False
+
+    def of(self, tensor):
+        return self.descent.get(memory_of(tensor), Descent())
+
+    def sources(self, output):
+        return frozenset().union(*(self.of(tensor).sources for tensor in tensors(output)))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        number = len(self.names)
+        self.names.append(name)
+        operands = list(tensors((args, kwargs)))
+        output = func(*args, **kwargs)
+        results = list(tensors(output))
+        places = {memory_of(tensor) for tensor in operands}
+        if not name.endswith("_") and all(memory_of(result) in places for result in results):
+            return output  # another view of the same memory
+        found = [self.of(tensor) for tensor in operands]
+        image = any(descent.image for descent in found)
+        parameters = frozenset().union(*(d.parameters for d in found if not d.image))
+        sources = frozenset({number}) if image else frozenset()
+        for result in results:
+            self.alive.append(result)  # or its place in memory would be given to another
+            self.descent[memory_of(result)] = Descent(
+                image, sources, frozenset() if image else parameters
+            )
+        if image and results:
+            first = next(t for t, d in zip(operands, found, strict=True) if d.image)
+            operation = Operation(
+                number,
+                name,
+                self.stack[-1],
+                frozenset().union(*(descent.sources for descent in found)),
+                tuple(first.shape),
+                tuple(results[0].shape),
+                parameters,
+                torch.Tag.pointwise in func.tags or name in LOCAL + COPIES,
+                reduced(args, first.dim()) if name in ("amax", "max") else (),
+                **arithmetic(func, args, kwargs, output),
+            )
+            self.stack[-1].operations.append(operation)
+            self.events.append(operation)
+        return output
+
+
+def arithmetic(func, args, kwargs, output):
+    """Multiply-accumulates, kernel, stride, ... of an operation, as `Operation` names them."""
+    name, found = func.overloadpacket.__name__, {}
+    if func.overloadpacket in flop_registry:
+        found["macs"] = flop_registry[func.overloadpacket](*args, **kwargs, out_val=output) // 2
+    if name in CONVOLUTIONS:
+        weight, stride, dilation = args[1], args[3], args[5]
+        found |= dict(kernel=tuple(weight.shape[2:]), stride=tuple(stride))
+        found |= dict(dilation=tuple(dilation), groups=args[8], transposed=args[6])
+    elif name in POOLS:
+        kernel = tuple(args[1])
+        stride = tuple(args[2]) if len(args) > 2 and args[2] else kernel
+        if name.startswith("fractional"):
+            stride = kernel
+        found |= dict(kernel=kernel, stride=stride, dilation=(1,) * len(kernel))
+    elif name in ADAPTIVE:
+        sides = zip(args[0].shape[-2:], args[1], strict=True)
+        kernel = tuple(-(-before // after) for before, after in sides)
+        found |= dict(kernel=kernel, stride=kernel, dilation=(1, 1))
+    return found
+
+
+def reduced(args, dimensions):
+    """The dimensions that amax(x, dims) or max(x, dim) reduces; without any it reduces all."""
+    given = args[1] if len(args) > 1 and not isinstance(args[1], torch.Tensor) else ()
+    given = (given,) if isinstance(given, int) else tuple(given)
+    return tuple(axis % dimensions for axis in given) or tuple(range(dimensions))
+
+
+def memory_of(tensor):
+    """What tells the memory of a tensor from all other memory in use."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def tensors(value):
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors(part)
