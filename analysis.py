@@ -18,7 +18,7 @@ import torch
 from core import assignment
 from core.assignment import LOGITS, plain
 from core.field import Sight
-from core.tracing import COPIES, Call, follow, picture
+from core.tracing import COPIES, Call, follow, picture, run
 from core.undisturbed import undisturbed
 
 INPUT_SHAPE = (3, 32, 32)  # (C, H, W)
@@ -196,7 +196,7 @@ def refuse_other_than_logits(network, output):
         raise ValueError(f"{name} has no parameters, so there is nothing to train.")
     returned = type(output).__name__
     if isinstance(output, torch.Tensor):
-        output = network(picture(network, INPUT_SHAPE).expand(2, -1, -1, -1))
+        output = run(network, picture(network, INPUT_SHAPE).repeat(2, 1, 1, 1))
         if tuple(output.shape) == (2, LOGITS):
             return
         sizes = ["N" if size == 2 else size for size in output.shape[:1]]
@@ -210,7 +210,8 @@ def refuse_other_than_logits(network, output):
 
 def rules_of(network, sight):
     blocks, (_, output) = assignment.blocks_in(sight), assignment.convolutions_in(sight)
-    four = f"{len(blocks)} children with convolutions: {few(blocks)}"
+    child = "child" if len(blocks) == 1 else "children"
+    four = f"{len(blocks)} {child} with convolutions: {few(blocks)}"
     if output is not None:
         four += f"; {assignment.where(output)} makes the logits"
     parameters, field = count(network), sight.field(sight.trace.exits)

@@ -15,8 +15,18 @@ BLOCKS = 4
 
 
 def where(operation):
-    """The module that an operation belongs to, or its own name in the outermost."""
-    return operation.call.name or plain(operation)
+    """The module that an operation belongs to, or its weight; its own name where it has none."""
+    path = path_of(operation)
+    return ".".join(path[:-1] if path[-1] in ("weight", "bias") and path[1:] else path)
+
+
+def path_of(operation):
+    """Where in the tree of modules: its module, or its weight where that has several to run."""
+    call = operation.call
+    alone = sum(other.convolves for other in call.operations) <= 1
+    if call.name and (alone or not operation.convolves):
+        return tuple(call.name.split("."))
+    return tuple(min(operation.parameters, default=plain(operation)).split("."))
 
 
 def plain(operation):
@@ -40,8 +50,7 @@ def convolutions_in(sight):
     weighing = [op.number for op in flow if op.macs]
     for op in found:
         after = [number for number in weighing if number > op.number]
-        leads_on = any(op.number in sight.trace.ancestors({number}) for number in after)
-        if op.output[1] == LOGITS and not leads_on:
+        if op.output[1] == LOGITS and not sight.trace.ancestors(after) & {op.number}:
             return [other for other in found if other is not op], op
     return found, None
 
@@ -54,16 +63,6 @@ def blocks_in(sight):
     """
     convolutions, _ = convolutions_in(sight)
     return [".".join(path) for path in children(list(map(path_of, convolutions)), ())]
-
-
-def path_of(convolution):
-    """Where in the tree of modules: its module, or its weight where it shares its module."""
-    call = convolution.call
-    alone = sum(other.convolves for other in call.operations) == 1
-    if call.name and alone:
-        return tuple(call.name.split("."))
-    weight = min(convolution.parameters, default=f"{plain(convolution)}_{convolution.number}")
-    return tuple(weight.split("."))
 
 
 def children(paths, parent):
@@ -180,7 +179,7 @@ def global_average_in(network, sight):
 def all_of_it_is_the_mean(network, sight, last, behind):
     axes, _ = sight.positions(last)
     noise = torch.randn(last.output, generator=torch.Generator().manual_seed(1))
-    level = noise.mean(axes, keepdim=True)
+    level = noise.mean(axes, keepdim=True)  # of each channel
     image = picture(network, sight.shape)
     watched = {op.number for op in behind}
 
@@ -188,11 +187,9 @@ def all_of_it_is_the_mean(network, sight, last, behind):
         push = Push(sight.trace.names, last.number, change.to(image.device), watched)
         return push.run(network, image).kept
 
-    before, balanced, raised = (
-        results(noise * 0),
-        results(4 * (noise - level)),
-        results((level * 0 + 1) * torch.randn_like(level)),
-    )
+    before = results(torch.zeros(last.output))
+    balanced = results(4 * (noise - level))
+    raised = results((level / level.std()).expand(last.output))
     exact = 1e-3 if image.dtype in (torch.float32, torch.float64) else 0.05
     for number in watched:
         moved = (balanced[number] - before[number]).abs().max()

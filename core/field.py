@@ -11,7 +11,6 @@ as large as the image that a network is made for, a large field would stick out;
 made wider, or higher, until every window of the network fits.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -86,20 +85,30 @@ class Sight:
     def reach(self, axis, last):
         """The side of the field if all windows up to operation `last` came one after the other."""
         return 1 + sum(
-            (op.kernel[axis] - 1) * op.dilation[axis] * self.jumps[number][axis]
+            (taps(op)[axis] - 1) * self.jumps[number][axis]
             for number, op in self.trace.operations.items()
-            if len(op.kernel) == 2 and not op.pools_all and number <= last
+            if number <= last
         )
 
     def positions(self, operation):
         """Which dimensions of the result run over positions of a map, and how many there are."""
         grown = [ruler.grown(operation.number) for ruler in self.wide]
+        axes = sorted(set(grown[0] or []) | set(grown[1] or []))
+        if None in grown or not axes:
+            axes = [2, 3] if self.is_fixed_map(operation) else []
+        return axes, math.prod(operation.output[axis] for axis in axes)
+
+    def is_fixed_map(self, operation):
+        """Whether the result is a map that does not grow with the image: made so, or kept so."""
         shape = operation.output
-        if None not in grown and any(grown):
-            axes = sorted(set(grown[0] + grown[1]))
-        else:  # a map of a fixed size
-            axes = [2, 3] if len(shape) == 4 and min(shape[2:]) > 1 else []
-        return axes, math.prod(shape[axis] for axis in axes)
+        if len(shape) != 4 or min(shape[2:]) == 1:
+            return False
+        if operation.kernel or resamples(operation):
+            return True
+        sources = [self.trace.operations[number] for number in operation.inputs]
+        return operation.before[2:] == shape[2:] and (
+            not sources or any(self.positions(source)[0] == [2, 3] for source in sources)
+        )
 
     def is_map(self, operation):
         """Whether the result is a map: more than one position, or made by a convolution."""
@@ -112,23 +121,20 @@ class Sight:
             self.is_map(self.trace.operations[number]) for number in operation.inputs
         )
 
-    def maps(self, numbers):
-        """The last maps on the way to `numbers`, themselves included: what a field is that of."""
-        found, waiting, seen = set(), list(numbers), set()
+    def field(self, numbers):
+        """The `Field` of what comes from these operations: of the last maps before them."""
+        found, waiting, behind = Field(), list(numbers), set()
         while waiting:
             number = waiting.pop()
             operation = self.trace.operations[number]
             if self.is_map(operation):
-                found.add(number)
-            elif number not in seen:
+                found |= self.measured(number)
+            elif number not in behind:
+                behind.add(number)
                 waiting.extend(operation.inputs)
-            seen.add(number)
+                if operation.multiplies:  # attention among the positions of a map without rows
+                    found |= Field(*self.shape[1:], ALL)
         return found
-
-    def field(self, numbers):
-        """The `Field` of what comes from these operations: of the last maps before."""
-        found = [self.measured(number) for number in sorted(self.maps(numbers))]
-        return functools.reduce(Field.__or__, found, Field())
 
     def measured(self, number):
         if number not in self.known:
@@ -148,28 +154,51 @@ class Sight:
         return high - low, "" if inside else FIXED if refused else ALL
 
 
+def resamples(operation):
+    return operation.name.startswith("upsample")
+
+
+def taps(operation):
+    """Rows and columns that an operation's window spans, holes included."""
+    if operation.pools_all or len(operation.kernel) != 2:
+        return (4, 4) if resamples(operation) else (1, 1)  # no interpolation looks at more
+    steps = zip(operation.kernel, operation.dilation, strict=True)
+    return tuple((kernel - 1) * dilation + 1 for kernel, dilation in steps)
+
+
 def jumps_in(trace, shape):
     """Input pixels between neighbours of what each operation looks at, {number: (rows, columns)}.
 
-    Never too few: what makes a map larger is taken to leave them as they are.
+    Rather too many than too few, where a map was made larger or views were taken of it.
     """
     before, after = {}, {}
     for number, op in trace.operations.items():
-        steps = [1.0, 1.0]
-        for axis in (0, 1):
-            for source in op.inputs or [None]:
-                output = trace.operations[source].output if op.inputs else (1, *shape)
-                step = after[source][axis] if op.inputs else 1
-                if len(op.before) == 4 == len(output):  # a slice may have left out some
-                    step *= max(1, output[2 + axis] // op.before[2 + axis])
-                elif len(op.before) == 4:
-                    step = max(step, shape[1 + axis] / op.before[2 + axis])
-                steps[axis] = max(steps[axis], step)
-        before[number] = steps
-        coarser = len(op.stride) == 2 and not op.transposed and not op.pools_all
-        strides = op.stride if coarser else (1, 1)
-        after[number] = [step * stride for step, stride in zip(steps, strides, strict=True)]
+        outputs = [trace.operations[source].output for source in op.inputs] or [(1, *shape)]
+        found = [after[source] for source in op.inputs] or [(1, 1)]
+        before[number] = tuple(
+            max(seen(op, axis, *pair) for pair in zip(outputs, found, strict=True))
+            or shape[1 + axis] / op.before[2 + axis]
+            for axis in (0, 1)
+        )
+        after[number] = tuple(before[number][axis] * coarsened(op, axis) for axis in (0, 1))
     return before
+
+
+def seen(operation, axis, output, jumps):
+    """The jump of what an operation looks at, made with jumps `jumps`; 0: not to be told."""
+    if len(operation.before) == 4 != len(output):
+        return 0
+    many = len(operation.before) == 4 and output[2 + axis] // operation.before[2 + axis]
+    return jumps[axis] * max(1, many)  # a slice may have left out some
+
+
+def coarsened(operation, axis):
+    """By how much the jump grows in an operation."""
+    if resamples(operation):
+        return operation.before[2 + axis] / operation.output[2 + axis]
+    if operation.pools_all or operation.transposed or len(operation.stride) != 2:
+        return 1
+    return operation.stride[axis]
 
 
 class Ruler:

@@ -9,7 +9,6 @@ forward is written. What descends from the image is told by the memory it lies i
 parameters that took part.
 """
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -82,6 +81,11 @@ class Operation:
         return self.name in CONVOLUTIONS
 
     @property
+    def multiplies(self):
+        """Whether it multiplies what comes from the image with what comes from the image."""
+        return self.macs > 0 and not self.parameters
+
+    @property
     def positions_before(self):
         return math.prod(self.before[2:])
 
@@ -128,6 +132,18 @@ def picture(network, shape):
     return noise.to(first.device, first.dtype)
 
 
+def run(network, images):
+    """What `forward` returns. Raises ValueError where it raises."""
+    try:
+        return network(images)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"cannot follow {type(network).__name__}.forward on {len(images)} x "
+            f"{tuple(images.shape[1:])} images: {reason}."
+        ) from error
+
+
 def follow(network, shape):
     """The `Trace` of one image (C, H, W) through an `undisturbed` network.
 
@@ -139,12 +155,7 @@ def follow(network, shape):
     after = register_module_forward_hook(watch.leave)
     try:
         with watch:
-            output = network(image)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"cannot follow {type(network).__name__}.forward on a {tuple(shape)} image: {reason}."
-        ) from error
+            output = run(network, image)
     finally:
         before.remove()
         after.remove()

@@ -1,4 +1,4 @@
-"""Runs networks that belong to others: `with undisturbed(model) as network`, and nothing is left."""
+"""Runs a network that belongs to others, `with undisturbed(model) as network`, leaving no trace."""
 
 import copy
 import itertools
@@ -27,9 +27,11 @@ def unwrapped(model):
         if not isinstance(inner, nn.Module):
             break
         model = inner
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+    weights = model.parameters()
+    if any(isinstance(p, nn.parameter.UninitializedParameter) or p.is_meta for p in weights):
         raise ValueError(
-            f"{type(model).__name__} has lazy layers without weights; run one batch through it."
+            f"{type(model).__name__} has layers without weights (lazy, or on the meta device); "
+            "give it some and run one batch through it."
         )
     return model
 
@@ -61,6 +63,9 @@ def undisturbed(model):
             for hooks in (vars(module).get(name) for module in modules for name in HOOKS):
                 if hooks:
                     hooks.clear()
+            for value, _, _ in values:
+                if value.is_floating_point() and not value.isfinite().all():  # it has diverged
+                    value.nan_to_num_(1, 1, -1)
             network.eval()
             yield network
         finally:
