@@ -59,10 +59,17 @@ def blocks_in(sight):
     """Names of the blocks: the children with convolutions of the first module that has four.
 
     Modules with one such child are wrappers and not counted. Among two or three children one may be
-    the body of the network, which has four itself, and the others its stem and head.
+    the body of the network, which has four itself, and the others its stem and head. Of children
+    that stand beside each other, as branches do, the first one counts.
     """
     convolutions, _ = convolutions_in(sight)
-    return [".".join(path) for path in children(list(map(path_of, convolutions)), ())]
+    found = {}
+    for part in children(list(map(path_of, convolutions)), ()):
+        inside = {op.number for op in convolutions if path_of(op)[: len(part)] == part}
+        before = next(reversed(found.values()), None)
+        if before is None or sight.trace.ancestors(inside) & before:
+            found[".".join(part)] = inside
+    return list(found)
 
 
 def children(paths, parent):
@@ -86,8 +93,8 @@ def separable_in(sight):
 
     depthwise: every channel for itself, one or several results of each, kernel larger than 1x1.
     pointwise: a dense 1x1 convolution, or a linear layer, over the channels of every position.
-    Normalisation, activation and dropout may stand between, and the depthwise layer's own input
-    may be added; it too leaves the channels apart.
+    Normalisation, activation, dropout and a gate (squeeze-and-excite) may stand between, and the
+    depthwise layer's own input may be added; it too leaves the channels apart.
     """
     flow = sight.trace.flow()
     return [where(op) for op in flow if is_depthwise(op, sight) and is_mixed(op, flow)]
@@ -100,13 +107,15 @@ def is_depthwise(op, sight):
 
 
 def is_mixed(depthwise, flow):
-    chain = {depthwise.number}
+    chain, gates = {depthwise.number}, set()  # still one channel of one; means of such, and so on
     for op in flow:
-        if not op.inputs & chain or not op.inputs <= chain | depthwise.inputs:
+        if not op.inputs <= chain | gates | depthwise.inputs or not op.inputs & (chain | gates):
             continue
-        if is_pointwise(op, depthwise.output):
+        if op.inputs <= gates or op.pools_all:
+            gates.add(op.number)
+        elif is_pointwise(op, depthwise.output):
             return True
-        if op.local:
+        elif op.local:
             chain.add(op.number)
     return False
 

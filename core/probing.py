@@ -7,7 +7,7 @@ Push: a change of one map; which of the later results change with it?
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.tracing import CONVOLUTIONS, memory_of, tensors
+from core.tracing import CONVOLUTIONS, COPIES, UNCOUNTED, memory_of, tensors
 
 # Pointwise operations that make a number of NaN, besides those that answer yes or no.
 FORGETFUL = ("where", "sign", "sgn", "heaviside", "nan_to_num", "fmax", "fmin", "copysign")
@@ -36,6 +36,8 @@ class Rerun(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, number, kwargs = func.overloadpacket.__name__, self.number, kwargs or {}
+        if name in UNCOUNTED:
+            return func(*args, **kwargs)
         self.number += 1
         self.lost = self.lost or number >= len(self.names) or self.names[number] != name
         if self.lost:
@@ -74,7 +76,7 @@ class Probe(Rerun):
         elif name.startswith("upsample"):
             covered = func(args[0].isnan().to(args[0].dtype), *args[1:], **kwargs) != 0
             output = func(args[0].nan_to_num(), *args[1:], **kwargs).masked_fill(covered, torch.nan)
-        elif torch.Tag.pointwise in func.tags:
+        elif torch.Tag.pointwise in func.tags or name in COPIES:
             output = self.pointwise(name, func, args, kwargs)
         else:
             output = func(*args, **kwargs)

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 CONVOLUTIONS = ("convolution", "_convolution")
 POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_pool1d")
 ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
+UNCOUNTED = ("detach", "alias", "lift_fresh")  # torch adds them as it likes
 COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
 LOCAL = ("native_batch_norm", "native_group_norm", "native_layer_norm", "native_dropout")
 
@@ -49,7 +50,7 @@ class Call:
 class Operation:
     """What torch did once with something that descends from the image.
 
-    number: how many operations torch had executed before, those on weights included.
+    number: how many operations torch had counted before, those on weights included.
     name: torch's own, e.g. "convolution" or "mean".
     call: of the innermost module that it belongs to.
     inputs: numbers of the operations that its operands come from.
@@ -203,6 +204,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        if name in UNCOUNTED:
+            return func(*args, **kwargs)
         number = len(self.names)
         self.names.append(name)
         operands = list(tensors((args, kwargs)))
@@ -212,7 +215,8 @@ class Watch(TorchDispatchMode):
         if not name.endswith("_") and all(memory_of(result) in places for result in results):
             return output  # another view of the same memory
         found = [self.of(tensor) for tensor in operands]
-        image = any(descent.image for descent in found)
+        looks = not name.endswith("_like") and not name.startswith("new_")  # or at the shape alone
+        image = looks and any(descent.image for descent in found)
         parameters = frozenset().union(*(d.parameters for d in found if not d.image))
         sources = frozenset({number}) if image else frozenset()
         for result in results:

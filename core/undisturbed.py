@@ -3,6 +3,7 @@
 import copy
 import itertools
 import sys
+import warnings
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -55,6 +56,7 @@ def undisturbed(model):
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
         if "torch._dynamo" in sys.modules:  # else nothing here is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others hide what they do
