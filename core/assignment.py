@@ -94,10 +94,11 @@ def separable_in(sight):
     depthwise: every channel for itself, one or several results of each, kernel larger than 1x1.
     pointwise: a dense 1x1 convolution, or a linear layer, over the channels of every position.
     Normalisation, activation, dropout and a gate (squeeze-and-excite) may stand between, and the
-    depthwise layer's own input may be added; it too leaves the channels apart.
+    depthwise layer's own input may be added, or concatenated with the results of other depthwise
+    layers on it (MixConv, arXiv:1907.09595): all of that leaves the channels apart.
     """
     flow = sight.trace.flow()
-    return [where(op) for op in flow if is_depthwise(op, sight) and is_mixed(op, flow)]
+    return [where(op) for op in flow if is_depthwise(op, sight) and is_mixed(op, flow, sight)]
 
 
 def is_depthwise(op, sight):
@@ -106,23 +107,28 @@ def is_depthwise(op, sight):
     return op.groups == op.before[1] > 1 and math.prod(op.output[2:]) > 1 and sight.is_map(op)
 
 
-def is_mixed(depthwise, flow):
-    chain, gates = {depthwise.number}, set()  # still one channel of one; means of such, and so on
+def is_mixed(depthwise, flow, sight):
+    """Whether a pointwise layer follows: `chain` are results whose channels are still apart, with
+    how many there are, `gates` what is made of their means.
+    """
+    siblings = [op for op in flow if op.inputs == depthwise.inputs and is_depthwise(op, sight)]
+    chain, gates = {op.number: op.output[1] for op in siblings}, set()
     for op in flow:
-        if not op.inputs <= chain | gates | depthwise.inputs or not op.inputs & (chain | gates):
+        known = chain.keys() | gates
+        if not op.inputs <= known | depthwise.inputs or not op.inputs & known:
             continue
+        channels = max((chain[number] for number in op.inputs & chain.keys()), default=0)
         if op.inputs <= gates or op.pools_all:
             gates.add(op.number)
-        elif is_pointwise(op, depthwise.output):
+        elif is_pointwise(op, channels, math.prod(depthwise.output[2:])):
             return True
-        elif op.local:
-            chain.add(op.number)
+        elif op.local or op.name == "cat":
+            chain[op.number] = op.output[1] if op.name == "cat" else channels
     return False
 
 
-def is_pointwise(op, shape):
-    """Whether it mixes the channels at every position of a map of this shape (1, C, H, W)."""
-    channels, positions = shape[1], math.prod(shape[2:])
+def is_pointwise(op, channels, positions):
+    """Whether it mixes so many channels at every position."""
     if op.convolves:
         alone = max(op.kernel) == op.groups == 1 and not op.transposed
         return alone and op.before[1] == channels and op.positions_before == positions

@@ -115,6 +115,10 @@ def flattened(net, x):
     return net.pw(x.flatten(2)).view_as(x)
 
 
+def parts(net, x):
+    return net.pw(torch.cat([net.dw(x)[:, :4], x[:, 4:]], 1))
+
+
 def gated(net, x):
     x = net.dw(x)
     return net.pw(x * net.gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
@@ -124,6 +128,7 @@ TOGETHER = {  # how, the dense layer, whether that is depthwise-separable
     "one after the other": (lambda net, x: net.pw(net.dw(x)), Conv2d(8, 8, 1), True),
     "activation between": (lambda n, x: n.pw(F.silu(n.norm(n.dw(x)))), Conv2d(8, 8, 1), True),
     "residual between": (lambda net, x: net.pw(x + net.dw(x)), Conv2d(8, 8, 1), True),
+    "parts of the channels": (parts, Conv2d(8, 8, 1), True),
     "gate between": (gated, Conv2d(8, 8, 1), True),
     "linear on channels": (channels_last, Linear(8, 8), True),
     "Conv1d over positions": (flattened, nn.Conv1d(8, 8, 1), True),
