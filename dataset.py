@@ -32,6 +32,7 @@ from core.arrays import (
 )
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
 from core.common import Parser
+from core.distributed import mine, rank
 from core.download import CACHE, DataError, data_root, load_cifar10
 
 # As many workers as were asked for, also where there are fewer processors: the draws depend on it.
@@ -60,7 +61,8 @@ def make_batches(
     engine: "albumentations" works image by image in worker processes; "device" knows
         DEVICE_AUGMENTATIONS, and works on whole batches where the network is.
     train: True makes each pass one epoch, a new order and fresh random augmentation: a function of
-        (seed, `.epoch`) alone; set `.epoch` to replay one. With False the images come in order and
+        (seed, `.epoch`) alone; set `.epoch` to replay one. Of each batch a process of several has
+        its share (core.distributed), which may be no image. With False the images come in order and
         only normalised, as test images must.
     workers: albumentations: how many processes; 0 for this one, None for one a core, but four at
         most. The draws depend on their number.
@@ -151,10 +153,12 @@ class DeviceBatches:
         mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)
         self.epoch += self.train
         for picked in order.split(self.batch_size):
+            if self.train:
+                picked = mine(picked)
             # Which line of all images' lines, then which pixel of all their pixels.
             lines = picked[:, None] * side + rows[picked]  # (B, H)
             index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W)
-            batch = pixels.index_select(0, index.flatten()).view(len(picked), -1)  # (B, H·W·3)
+            batch = pixels.index_select(0, index.flatten()).view(-1, len(mean))  # (B, H·W·3)
             batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)  # (B, H, W, 3)
             if self.cutout:
                 batch[self._inside(hole[:, picked], across)] = 0  # the mean, once normalised
@@ -234,13 +238,15 @@ class AlbumentationsBatches:
         """One epoch as NumPy arrays: images float32 (B, 32, 32, 3), labels int64 (B,)."""
         generator = epoch_generator(self.seed, self.epoch)
         order = torch.randperm(len(self.data.labels), generator=generator)
+        torch.rand(rank(), generator=generator)  # each process has draws of its own
         if self.workers == 0:
-            self.data.compose.set_random_seed(generator.initial_seed() % 2**32)
+            seed = generator.initial_seed() + 500_000 * rank()
+            self.data.compose.set_random_seed(seed % 2**32)
         self.epoch += 1
         return DataLoader(
             self.data,
             batch_size=None,  # the sampler yields whole batches of indices
-            sampler=[indices.numpy() for indices in order.split(self.batch_size)],
+            sampler=[mine(indices).numpy() for indices in order.split(self.batch_size)],
             num_workers=self.workers,
             collate_fn=_as_it_is,
             worker_init_fn=self.seed_worker,
@@ -263,7 +269,8 @@ class _Augmented(Dataset):
 
     def __getitem__(self, indices):
         images = [self.compose(image=self.images[index])["image"] for index in indices]
-        return np.stack(images), self.labels[indices]  # (B, 32, 32, 3), (B,)
+        images = np.stack(images) if images else np.empty((0, 32, 32, 3), np.float32)
+        return images, self.labels[indices]  # (B, 32, 32, 3), (B,)
 
 
 def _as_it_is(batch):

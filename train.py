@@ -2,6 +2,7 @@
 
     python train.py --model net --recipe sprint    85 % on two CPU cores in a minute or five
     python train.py --list                         all models and recipes
+    torchrun --nproc-per-node 2 train.py --model net    one run on two processes
 
 In a notebook: `model, record = fit("net", RECIPES["sprint"])`, then `evaluate(model, ...)`.
 
@@ -10,10 +11,10 @@ nothing is chosen by it: the accuracy that counts is the last epoch's.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from core import common
+from core import common, distributed
 from core.checkpoint import (
     DAMAGE,
     fingerprint,
@@ -37,10 +38,11 @@ from core.checkpoint import (
 )
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
-from core.forward import classify, forward
+from core.forward import check_finite, classify, forward
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
 from core.records import epoch_line, make_record, part_of, paths_of
+from core.spread import same_buffers, share, spread
 from dataset import Cifar10, DataError, View, held_out, load_cifar10, make_batches
 from model import MODELS, count_parameters
 
@@ -65,7 +67,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
             images = images.contiguous()  # (N, 3, H, W); they come in channels-last
         loss, logits = forward(model, images, labels, recipe, precision)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        scaler.scale(share(loss, len(labels))).backward()
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
@@ -73,7 +75,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
         # The sums stay on the device: nobody waits for them. The last batch may be smaller.
         total = total + torch.stack([loss.detach() * len(labels), correct])
         count += len(labels)
-    return (total / count).tolist()
+    return distributed.mean(total, count).tolist()
 
 
 class Evaluation(NamedTuple):
@@ -155,6 +157,7 @@ def fit(
     precision = pick_precision(device, recipe.precision)
     if device.type == "cpu":
         keep_freed_memory()
+    progress = progress and distributed.rank() == 0
     part = "val" if validate else "test"
     data = load_cifar10(progress=progress) if data is None else Cifar10(*data)
     images, labels, test_images, test_labels = data = held_out(data) if validate else data
@@ -176,34 +179,42 @@ def fit(
     history = load_checkpoint(checkpoint, identity, states, device) if resume else []
     setup = time.perf_counter() - clock
 
+    trained = spread(network)
     for epoch in range(len(history), recipe.epochs):
+        distributed.reseed(recipe.seed, epoch)
         clock = time.perf_counter()
         rate = schedule.get_last_lr()[-1]
         batches.epoch = epoch
         if recipe.views:
             batches.view = View(*recipe.view_at(epoch))
         loss, accuracy = train_epoch(
-            network, batches, optimizer, schedule, scaler, recipe, precision, progress
+            trained, batches, optimizer, schedule, scaler, recipe, precision, progress
         )
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
         check_finite(loss, epoch, recipe)
         clock = time.perf_counter()
-        seen = evaluate(network, test_images, test_labels, recipe.augment, precision)
-        judged = {f"{part}_loss": seen.loss, f"{part}_accuracy": seen.accuracy}
-        trained = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy}
+        test_loss, test_accuracy = judge(network, test_images, test_labels, recipe, precision)
+        judged = {f"{part}_loss": test_loss, f"{part}_accuracy": test_accuracy}
+        learnt = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy}
         spent = {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
-        history.append(trained | judged | spent)
+        history.append(learnt | judged | spent)
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if on_epoch:
             on_epoch(network, history)
-        if checkpoint:
+        if checkpoint and distributed.rank() == 0:
             save_checkpoint(checkpoint, identity, states, history, device)
-    flipped = evaluate(network, test_images, test_labels, recipe.augment, precision, flip=True)
+    _, flipped = judge(network, test_images, test_labels, recipe, precision, flip=True)
     size = count_parameters(network)
-    return network, make_record(
-        name, size, recipe, device, precision, part, history, flipped.accuracy
-    )
+    return network, make_record(name, size, recipe, device, precision, part, history, flipped)
+
+
+def judge(network, images, labels, recipe, precision, flip=False):
+    """(loss, accuracy) of the images; each process judges its share of them."""
+    same_buffers(network)
+    images, labels = distributed.mine(images), distributed.mine(labels)
+    seen = evaluate(network, images, labels, recipe.augment, precision, flip)
+    return distributed.judged(seen, labels, network)
 
 
 def builder(model):
@@ -218,15 +229,6 @@ def builder(model):
     return model
 
 
-def check_finite(loss, epoch, recipe):
-    """Raises TrainingError where the training has diverged."""
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"The training loss became {loss} in epoch {epoch + 1}; "
-            f"lower the learning rate ({recipe.lr})."
-        )
-
-
 def train_and_record(model, recipe, name, device=None, *, resume=False, description="", **options):
     """Trains, then writes the record and the weights of the run `name`; see core.records.paths_of.
 
@@ -234,13 +236,15 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
     options: of `fit`.
     """
     paths = paths_of(name, ROOT)
-    common.check_writable(paths)  # an unwritable folder is found now, not after the training
+    if distributed.rank() == 0:
+        common.check_writable(paths)  # now, not after the training
     network, record = fit(
         model, recipe, device=device, checkpoint=paths.checkpoint, resume=resume, **options
     )
     record |= {"description": description} if description else {}
-    save_weights(paths.weights, network, record["model"])
-    write_json(paths.record, record)
+    if distributed.rank() == 0:
+        save_weights(paths.weights, network, record["model"])
+        write_json(paths.record, record)
     return record
 
 
@@ -278,11 +282,7 @@ def parse(arguments):
     add("--model", default="net", help="a network in model.MODELS (default: net)")
     add("--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)")
     add("--seed", type=int, default=0, help="weights, order and augmentation follow from it")
-    add(
-        "--epochs",
-        type=common.whole_number,
-        help="instead of the recipe's; its schedule is stretched",
-    )
+    add("--epochs", type=common.whole_number, help="not the recipe's; its schedule is stretched")
     add("--device", help="cpu, cuda or mps (default: the best there is)")
     add("--validate", action="store_true", help="hold out 5,000 training images: for choosing")
     add("--resume", action="store_true", help="go on from the last epoch, to the same result")
@@ -318,18 +318,28 @@ def main(arguments=None):
         show_list()
         return
     try:
-        name, recipe = asked(options)
-        chosen = dict(validate=options.validate, resume=options.resume)
-        with common.claimed(paths_of(name, ROOT).lock, name):
-            record = train_and_record(options.model, recipe, name, options.device, **chosen)
+        with distributed.joined(options.device):
+            run(options)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
-        if not paths_of(name, ROOT).checkpoint.exists():
+        if not paths_of(asked(options)[0], ROOT).checkpoint.exists():
             sys.exit("\ntrain.py: stopped in the first epoch; there is nothing to resume.")
         words = arguments or sys.argv[1:]
         again = " ".join([word for word in words if word != "--resume"] + ["--resume"])
-        sys.exit(f"\ntrain.py: stopped; finished epochs are kept, go on: python train.py {again}")
+        start = "torchrun … train.py" if distributed.launched() else "python train.py"
+        sys.exit(f"\ntrain.py: stopped; finished epochs are kept, go on: {start} {again}")
+
+
+def run(options):
+    """Trains as the command line asks, and says where the record is."""
+    name, recipe = asked(options)
+    chosen = dict(validate=options.validate, resume=options.resume)
+    first = distributed.rank() == 0
+    with common.claimed(paths_of(name, ROOT).lock, name) if first else contextlib.nullcontext():
+        record = train_and_record(options.model, recipe, name, options.device, **chosen)
+    if not first:
+        return
     accuracy, flipped = (record[f"{part_of(record)}_accuracy{end}"] for end in ("", "_flip"))
     print(
         f"{accuracy:.2%} at the last epoch ({flipped:.2%} with the mirrored view averaged in), "

@@ -1,9 +1,13 @@
 """What a network says of images: logits, of the shape that they must have, and the loss."""
 
+import math
+
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from core.arrays import CLASSES
+from core.common import TrainingError
 from core.device import autocast
 
 
@@ -15,14 +19,30 @@ def forward(model, images, labels, recipe, precision):
     try:
         with autocast(images.device, precision):
             logits = logits_of(model, images)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if not len(images):
+            raise ValueError(
+                "The last batch has fewer images than there are processes, and this network "
+                "cannot compute without an image; choose another batch_size or fewer processes."
+            ) from None
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
             "The last batch has one image, which batch normalisation after the global pooling "
             "cannot be trained on; choose another batch_size."
         ) from None
+    if not len(images):  # of a small last batch this process has none
+        return logits.float().sum(), logits
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
+def check_finite(loss, epoch, recipe):
+    """Raises TrainingError where the training has diverged."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The training loss became {loss} in epoch {epoch + 1}; "
+            f"lower the learning rate ({recipe.lr})."
+        )
 
 
 def logits_of(model, images):
@@ -31,8 +51,9 @@ def logits_of(model, images):
     returned = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if returned == (len(images), len(CLASSES)):
         return output
+    name = type(model.module if isinstance(model, DistributedDataParallel) else model).__name__
     raise ValueError(
-        f"{type(model).__name__} returns {returned} for a batch of {len(images)} images; it must "
+        f"{name} returns {returned} for a batch of {len(images)} images; it must "
         f"return logits of shape ({len(images)}, {len(CLASSES)}): flatten after the global pooling "
         f"and end with nn.Linear(channels, {len(CLASSES)})."
     )

@@ -23,6 +23,7 @@ from scipy import stats
 
 from core.common import ROOT, is_number
 from core.device import describe_device
+from core.distributed import size
 
 
 def make_record(name, parameters, recipe, device, precision, part, history, flip_accuracy):
@@ -34,13 +35,14 @@ def make_record(name, parameters, recipe, device, precision, part, history, flip
     history: one dictionary for each epoch.
     flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
     """
+    company = f", {size()} processes" if size() > 1 else ""
     versions = {module.__name__: module.__version__ for module in (torch, albumentations, np)}
     return {
         "model": name,
         "parameters": parameters,
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
-        "device": describe_device(device),
+        "device": describe_device(device) + company,
         "precision": precision,
         "versions": versions | {"python": platform.python_version()},
         "seconds": sum(epoch["seconds"] for epoch in history),
