@@ -98,17 +98,20 @@ class ClaimedError(TrainingError):
 
 
 @contextlib.contextmanager
-def claimed(path, name):
+def claimed(path, name, wait=0):
     """Holds the run `name` for this process, by a lock on the file `path`.
 
-    The operating system lets go of it when the process ends, however it ends.
+    The operating system lets go of it when the process ends, however it ends. Between machines that
+    holds for folders whose locks are shared: NFS 4, SMB, and NFS 3 unless mounted with nolock.
+
+    wait: so many seconds for a process that has just died: its children may outlive it a little.
 
     Raises ClaimedError where another process holds it, TrainingError where no file can be made.
     """
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise ClaimedError(f"{name} is being trained by another process; wait for it.") from None
     except OSError as error:

@@ -5,6 +5,9 @@
 A table is a Python file with a list RUNS of `Run`; COMPARISONS, a list of `Comparison`, says which
 of them are compared with which, and AUGMENTATIONS adds pipelines of its own. What is recorded in
 results/<table>/ is skipped, what was cut off is resumed.
+
+    python -m experiments.sweep TABLE --jobs 4                     four at a time
+    python -m experiments.sweep TABLE --dask tcp://10.0.0.5:8786   on a cluster: CONTRIBUTING.md
 """
 
 import argparse
@@ -14,6 +17,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +25,19 @@ from torch import nn
 
 import train
 from core.augment import AUGMENTATIONS
-from core.common import CheckpointError, ClaimedError, Parser, TrainingError, claimed, find
+from core.common import (
+    ROOT,
+    CheckpointError,
+    ClaimedError,
+    Parser,
+    TrainingError,
+    claimed,
+    find,
+    whole_number,
+)
+from core.many import run_all
 from core.recipes import RECIPES
-from core.records import is_recorded, paths_of
+from core.records import epoch_line, is_recorded, part_of, paths_of
 from dataset import DataError
 from model import MODELS
 
@@ -127,47 +141,93 @@ def recipe_of(run, seed):
     return dataclasses.replace(recipe, **run.change, seed=seed)
 
 
-def sweep(path, device=None):
+def sweep(path, device=None, jobs=1, dask=None):
     """Trains what the table `path` plans and results/ lacks. One run's failure is told at the end.
 
     A run with variants starts anew where it was cut off: what they keep is in no checkpoint.
 
-    Raises TrainingError for a file that is no table, or if a run failed.
+    jobs, dask: so many runs at a time, or those of a cluster; see core.many.run_all.
+
+    Raises TrainingError for a file that is no table, or if a run failed; DataError without data.
     """
     planned = plan(path)
     missing = [line for line in planned if not recorded(*line)]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
-    failed = []
-    for name, run, recipe in missing:
-        try:
-            train_once(name, run, recipe, device)
-        except ClaimedError as error:
-            print(error, flush=True)
-        except (TrainingError, ValueError) as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            failed.append(name)
+    failed, several = [], jobs > 1 or dask is not None
+    orders = [Order(str(place_of(path)), name, device, several) for name, *_ in missing]
+    for number, (order, outcome) in enumerate(run_all(carry_out, orders, jobs, dask), 1):
+        if isinstance(outcome, DataError):
+            raise outcome
+        if isinstance(outcome, ClaimedError):
+            print(outcome, flush=True)
+        elif isinstance(outcome, Exception):
+            explain(order.name, outcome)
+            failed.append(order.name)
+        elif several:
+            print(f"{order.name}: {outcome} ({number} of {len(orders)})", flush=True)
     if failed:
         raise TrainingError(f"{len(failed)} runs failed: {', '.join(failed)}.")
+
+
+class Order(NamedTuple):
+    """What a process needs to know to train a run: where it finds the rest."""
+
+    table: str
+    name: str
+    device: str | None
+    several: bool  # it is one of several processes whose lines are mixed
+
+
+def place_of(path):
+    """The table's path as other machines know it, too: in the course's folder, if it lies there."""
+    path = Path(path).resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def carry_out(order):
+    """Trains the run of an `Order`, whose table is loaded in this process; returns how it ended."""
+    (found,) = [line for line in plan(ROOT / order.table) if line[0] == order.name]
+    record = train_once(*found, order.device, order.several)
+    if record is None:
+        return "is recorded by another process"
+    part = part_of(record)
+    return f"{part} accuracy {record[f'{part}_accuracy']:.4f}, {record['seconds']:.0f} s"
+
+
+def explain(name, error):
+    """Says why a run failed: in a sentence, or where the error is none of this program's own."""
+    if not isinstance(error, (TrainingError, ValueError)):
+        traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def recorded(name, run, recipe):
     return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate)
 
 
-def train_once(name, run, recipe, device):
-    """Trains a run, unless another process has done so in the meantime, or is at it."""
+def train_once(name, run, recipe, device, several=False):
+    """Trains a run, unless another process has done so in the meantime, or is at it.
+
+    several: other processes print, too; each line says whose it is.
+    """
     paths = paths_of(name, train.ROOT)
-    with claimed(paths.lock, name):
+
+    def tell(network, history):
+        print(f"{name}: {epoch_line(history, recipe.epochs)}", flush=True)
+
+    with claimed(paths.lock, name, wait=30 if several else 0):
         if is_recorded(paths.record, recipe, run.validate):
-            return
+            return None
         print(name, flush=True)
         options = dict(validate=run.validate, description=run.description, **run.variants)
+        options |= dict(progress=False, on_epoch=tell) if several else {}
         resume = not run.variants and paths.checkpoint.exists()
         try:
-            train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
+            return train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
         except CheckpointError as error:
             print(f"{error} It is done anew.", flush=True)
-            train.train_and_record(run.model, recipe, name, device, **options)
+            return train.train_and_record(run.model, recipe, name, device, **options)
 
 
 def main():
@@ -175,9 +235,11 @@ def main():
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("table", help="a table of runs, e.g. experiments/06_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    parser.add_argument("--jobs", type=whole_number, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--dask", help="a Dask scheduler, e.g. tcp://10.0.0.5:8786; no --jobs then")
     options = parser.parse_args()
     try:
-        sweep(options.table, options.device)
+        sweep(options.table, options.device, options.jobs, options.dask)
     except (TrainingError, DataError) as error:
         sys.exit(f"sweep: {error}")
     except KeyboardInterrupt:

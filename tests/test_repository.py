@@ -91,6 +91,7 @@ FLOORS = {
     "core.distributed": {"core.common", "core.device"},
     "core.spread": {"core.distributed"},
     "core.forward": {"core.arrays", "core.common", "core.device"},
+    "core.many": {"core.common"},
     "core.download": {"core.arrays", "core.common"},
     "core.recipes": {"core.augment", "core.common", "core.device"},
     "core.tracing": set(),
