@@ -2,6 +2,7 @@
 # make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
 # make bench   images per second of the augmentation engines
 # make sprint  time to 85 %: the sprint against the best published recipe
+# make growth  how a training's cost grows with images, epochs, parameters, processes
 # make readme  redraw images/, README's tables and results/README.md from results/
 # make badges  stamp the git remote's owner/name into README and notebooks
 
@@ -23,6 +24,10 @@ bench: .venv/done
 sprint: .venv/done
 	$(PYTHON) -m tools.bench_sprint
 
+growth: .venv/done
+	$(PYTHON) -m pip install --quiet -r requirements-cluster.txt
+	$(PYTHON) -m tools.bench_growth
+
 readme badges: .venv/done
 	$(PYTHON) -m tools.$@
 
@@ -33,4 +38,4 @@ readme badges: .venv/done
 	$(PYTHON) -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: run test bench sprint readme badges
+.PHONY: run test bench sprint growth readme badges

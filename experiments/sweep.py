@@ -235,8 +235,9 @@ def main():
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("table", help="a table of runs, e.g. experiments/06_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
-    parser.add_argument("--jobs", type=whole_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--dask", help="a Dask scheduler, e.g. tcp://10.0.0.5:8786; no --jobs then")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=whole_number, default=1, help="runs at a time (default: 1)")
+    where.add_argument("--dask", help="the address of a Dask scheduler, e.g. tcp://10.0.0.5:8786")
     options = parser.parse_args()
     try:
         sweep(options.table, options.device, options.jobs, options.dask)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, record
 
-from tools import bench_engines, bench_sprint
+from tools import bench_engines, bench_growth, bench_sprint, readme
 
 
 def test_all_engines_are_measured_on_200_images(small):
@@ -46,3 +46,22 @@ def test_a_race_that_nobody_finishes_has_no_winner():
     summary = bench_sprint.summary_of({"sprint": runs, "compact": runs})
     assert summary["sprint"]["median"] is None
     assert "times_faster" not in summary
+
+
+def test_the_table_of_growth_is_drawn_from_its_record():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    content = bench_growth.table(readme.bench("growth"))
+    assert readme.fill(text, "growth", content) == text, "run `make growth`"
+
+
+def test_a_class_of_100_is_1000_epochs_of_50_000_images():
+    images = {str(4 * bench_growth.IMAGES): {"seconds": [1.0, 7.2, 9.0]}}
+    jobs = {"1": {"seconds": [4.0]}, "2": {"seconds": [3.0]}}
+    said = bench_growth.class_of_100(dict(images=images, jobs=jobs, cores=2, device="cpu: X, Y"))
+    assert "take 10.0 hours" in said
+    assert "7.5 on two" in said
+
+
+def test_four_plain_blocks_of_twice_the_width_have_four_times_the_parameters():
+    small, large = (sum(p.numel() for p in bench_growth.Scaled(w).parameters()) for w in (32, 64))
+    assert large / small == pytest.approx(4, rel=0.03)

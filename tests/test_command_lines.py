@@ -58,6 +58,11 @@ def typed(course, command):
         ("dataset.py --bench", "unrecognized arguments: --bench"),
         ("-m experiments.sweep", "the following arguments are required: table"),
         ("-m experiments.sweep no.py", "no.py is not a table of runs"),
+        ("-m experiments.sweep no.py --jobs 0", "'0' is not a whole number of 1 or more"),
+        (
+            "-m experiments.sweep no.py --jobs 2 --dask x",
+            "--dask: not allowed with argument --jobs",
+        ),
         ("-m tools.bench_engines --images 0", "'0' is not a whole number of 1 or more"),
         ("-m tools.bench_sprint --seeds x", "'x' is not a whole number of 1 or more"),
         ("-m tools.readme all", "unrecognized arguments: all"),
