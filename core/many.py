@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from core.common import TrainingError
 
-BREAKS = 3  # so many times in a row may a process die before anything has been finished
+BREAKS = 3  # so many times in a row a process may die before those at work are tried one by one
 
 
 def run_all(function, items, jobs=1, dask=None):
@@ -19,8 +19,8 @@ def run_all(function, items, jobs=1, dask=None):
     dask: instead of them the scheduler's address, e.g. "tcp://10.0.0.5:8786". An item whose worker
         dies goes to another one.
 
-    Raises TrainingError where the engine is not installed or does not answer, or where processes
-    die again and again.
+    Raises TrainingError where the engine is not installed or does not answer. An item that kills
+    its process again and again has an error as its outcome; those beside it are done.
     """
     if dask:
         return _on_cluster(function, items, dask)
@@ -64,11 +64,19 @@ def _locally(function, items, jobs):
                 yield item, outcome
         except BrokenProcessPool:  # all that were at work are begun anew
             breaks += 1
-            if breaks == BREAKS:
-                raise TrainingError(
-                    f"Local processes were killed {BREAKS} times in a row (too little memory?); "
-                    "use fewer --jobs. What is finished is kept."
-                ) from None
+            for item in left[:jobs] if breaks == BREAKS else ():  # one of these is to blame
+                left.remove(item)
+                yield item, _solo(joblib, function, item, start_method)
+            breaks %= BREAKS
+
+
+def _solo(joblib, function, item, start_method):
+    """The outcome of an item with no other at work, whose fault it could be."""
+    try:
+        call = joblib.delayed(_outcome)(function, item, start_method)
+        return joblib.Parallel(2)([call])[0][1]  # with 1 it were this process
+    except BrokenProcessPool:
+        return TrainingError("Its process was killed, again and again (too little memory?).")
 
 
 def _on_cluster(function, items, address):
@@ -80,14 +88,27 @@ def _on_cluster(function, items, address):
             f"No Dask scheduler answers at {address} ({str(error).splitlines()[0]}); start one: "
             "dask scheduler, and give the tcp:// address that it prints."
         ) from None
+    suspected = []
     with client:
-        futures = {client.submit(_alone, function, item, pure=False): item for item in items}
-        try:
-            for future in distributed.as_completed(list(futures)):
-                yield futures.pop(future), future.exception() or future.result()
-        finally:
-            if futures:
-                _end(client, futures)
+        for item, outcome in _submitted(client, function, items):
+            if isinstance(outcome, distributed.KilledWorker):
+                suspected.append(item)  # or it waited behind the one that killed four workers
+            else:
+                yield item, outcome
+        for item in suspected:
+            yield from _submitted(client, function, [item])
+
+
+def _submitted(client, function, items):
+    as_completed = importlib.import_module("distributed").as_completed
+    futures = {client.submit(_alone, function, item, pure=False): item for item in items}
+    try:
+        for future in as_completed(list(futures)):
+            error = future.exception()
+            yield futures.pop(future), future.result() if error is None else error
+    finally:
+        if futures:
+            _end(client, futures)
 
 
 TURN = threading.Lock()

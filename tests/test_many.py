@@ -83,6 +83,15 @@ def test_a_scheduler_that_does_not_answer(address):
         list(many.run_all(double, [1], dask=address))
 
 
+@pytest.mark.slow
+@needs("joblib")
+def test_an_item_that_always_kills_its_process_takes_no_other_with_it():
+    deadly, *others = ["__import__('os').abort()", "1 + 1", "2 + 2", "3 + 3", "4 + 4"]
+    outcomes = dict(many.run_all(eval, [deadly, *others], jobs=2))
+    assert "Its process was killed" in str(outcomes.pop(deadly))
+    assert outcomes == {sums: eval(sums) for sums in others}
+
+
 class Programs:
     """Programs in the course's folder, each in a group of its own, to be killed at the end."""
 
