@@ -259,12 +259,8 @@ def load_weights(path):
     try:
         saved = read_tensors(path)
         network = MODELS[saved["model"]]()
-        # Some files hold halves, to be small.
-        state = {
-            plain(name): value.float() if value.is_floating_point() else value
-            for name, value in saved["state"].items()
-        }
-        network.load_state_dict(state)
+        state = {plain(name): value for name, value in saved["state"].items()}
+        network.load_state_dict(state)  # some files hold halves, to be small
         record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
         record = json.loads(record.read_text())
     except DAMAGE as error:
