@@ -101,7 +101,7 @@ class FourBlocks(nn.Module):
 class Net(FourBlocks):
     """`net`, ours: 145,866 parameters, receptive field 52, made to learn fast on a CPU.
 
-    The first convolution halves the map at once, since maps of 32x32 cost most; everything that
+    The first convolution halves the map at once, since maps of 32x32 cost most; in C1 to C3 what
     keeps its shape is residual; the dilated and the depthwise-separable convolution work at 8x8,
     where they are cheap and see far.
     """

@@ -1,8 +1,8 @@
 """What a notebook shows: samples, augmentations, curves, confusion matrix, mistakes, comparisons.
 
 Every function draws with matplotlib and returns what it has drawn (indices, matrix, series), so
-that a notebook can assert on the data. Images are uint8 (N, 32, 32, 3) unless said otherwise;
-colours are Okabe and Ito's, safe for the colour-blind. Records are handed on from core.records.
+that a notebook can assert on the data. Images are uint8 (N, 32, 32, 3) unless said otherwise.
+Pictures of a network and its recipe are handed on from core.drawings, records from core.records.
 """
 
 import statistics
@@ -12,6 +12,24 @@ import numpy as np
 from matplotlib.transforms import Bbox
 
 from core.arrays import checked_images, checked_labels, confusion_matrix, mistakes
+from core.drawings import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    WIDTH,
+    draw_row,
+    grid_of,
+    layer_table as layer_table,
+    recipe_table as recipe_table,
+    show_blocks as show_blocks,
+    show_convolution as show_convolution,
+    show_maps as show_maps,
+    show_receptive_field as show_receptive_field,
+    show_schedule as show_schedule,
+    styled,
+)
 from core.records import (
     changes_table as changes_table,
     effect,
@@ -27,18 +45,6 @@ from core.records import (
 )
 from dataset import AUGMENTATIONS, CLASSES, pipeline
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-styled = plt.rc_context(
-    {
-        "font.size": 11,
-        "axes.labelsize": 12,
-        "axes.titlesize": 12,
-        "grid.alpha": 0.3,
-        "figure.facecolor": "white",  # not transparent: dark mode would swallow the text
-    }
-)
-
 
 def denormalise(batch, augment="none"):
     """Undoes the normalisation of `augment`.
@@ -48,23 +54,6 @@ def denormalise(batch, augment="none"):
     pixels = batch.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
     colours = pixels * np.array(AUGMENTATIONS[augment].std) + np.array(AUGMENTATIONS[augment].mean)
     return (255 * colours).round().clip(0, 255).astype(np.uint8)
-
-
-def grid_of(rows, columns, cell=1.0, caption=0.0):
-    """Axes (rows, columns) for images, `cell` inches each, with room for a `caption` above."""
-    size = (columns * cell, rows * (cell + caption))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    figure.set_layout_engine("tight", pad=0.4)
-    return axes
-
-
-def draw_row(axes, name, images):
-    """Images side by side, and the name before the first of them."""
-    for axis, image in zip(axes, images, strict=True):
-        axis.imshow(image, interpolation="nearest")
-    axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
 
 
 @styled
@@ -78,11 +67,22 @@ def show_samples(images, labels, each=8, seed=0):
     picked = []
     for label in range(len(CLASSES)):
         picked.append(generator.choice(np.flatnonzero(labels == label), each, replace=False))
-    axes = grid_of(len(CLASSES), each, cell=0.9)
+    axes = grid_of(len(CLASSES), each, cell=WIDTH / (each + 1))
     for row, name, indices in zip(axes, CLASSES, picked, strict=True):
         draw_row(row, name, images[indices])
     plt.show()
     return np.stack(picked)
+
+
+@styled
+def show_images(images, columns=8):
+    """Images, row by row. Returns them."""
+    images = checked_images(images)
+    axes = grid_of(-(-len(images) // columns), columns, cell=WIDTH / columns)
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(image, interpolation="nearest")
+    plt.show()
+    return images
 
 
 @styled
@@ -91,7 +91,7 @@ def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, 
 
     Returns the draws, (len(names), draws, 32, 32, 3) uint8.
     """
-    axes = grid_of(len(names), draws + 1, cell=0.9)
+    axes = grid_of(len(names), draws + 1, cell=WIDTH / (draws + 1))
     drawn = []
     for row, name in zip(axes, names, strict=True):
         compose = pipeline(name, normalise=False)
@@ -104,14 +104,14 @@ def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, 
 
 
 @styled
-def show_mistakes(images, labels, probabilities, count=20, columns=5):
+def show_mistakes(images, labels, probabilities, count=20, columns=4):
     """The most confident mistakes: true class, predicted class, confidence.
 
     Returns their indices.
     """
     shown = mistakes(labels, probabilities)[:count]
     images = checked_images(images)
-    axes = grid_of(max(1, -(-len(shown) // columns)), columns, cell=1.9, caption=0.6)
+    axes = grid_of(max(1, -(-len(shown) // columns)), columns, cell=WIDTH / columns, caption=0.45)
     for axis, index in zip(axes.flat, shown, strict=False):
         predicted = probabilities[index].argmax()
         confidence = f"{probabilities[index, predicted]:.0%}"
@@ -119,37 +119,6 @@ def show_mistakes(images, labels, probabilities, count=20, columns=5):
         axis.set_title(f"{CLASSES[labels[index]]}\n→ {CLASSES[predicted]} {confidence}")
     plt.show()
     return shown
-
-
-@styled
-def show_receptive_field(layers, image):
-    """The square that each convolution's centre output sees, on one image (32, 32, 3).
-
-    layers: of analysis.layers. Returns {layer name: side in pixels}.
-    """
-    fields = {layer.name: layer.receptive_field for layer in layers if layer.kernel > 1}
-    reach = max(fields.values())
-    _, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="tight")
-    side = max(reach, 32) + 4
-    corner = (side - 32) // 2
-    canvas = np.full((side, side, 3), 255, np.uint8)
-    canvas[corner : corner + 32, corner : corner + 32] = image
-    left.imshow(canvas, interpolation="nearest")
-    for number, field in enumerate(sorted(set(fields.values()))):
-        low, colour = corner + 15.5 - field / 2, COLOURS[number % len(COLOURS)]
-        square = plt.Rectangle((low, low), field, field, fill=False, linewidth=2, color=colour)
-        left.add_patch(square)
-    left.set_axis_off()
-    left.set_title(f"seen by the centre, layer by layer: up to {reach} x {reach} pixels")
-    steps = range(1, len(fields) + 1)
-    right.step(steps, list(fields.values()), where="mid", color=BLUE, marker="o")
-    right.axhline(44, color=GREY, linestyle=":", label="the assignment: more than 44")
-    right.axhline(32, color=GREY, linestyle="--", label="the whole image")
-    right.set(xlabel="layer with a kernel larger than 1x1", ylabel="receptive field, pixels")
-    right.grid()
-    right.legend()
-    plt.show()
-    return fields
 
 
 @styled
@@ -161,7 +130,7 @@ def plot_curves(record):
     history = record["history"]
     judged = part_of(record)
     epochs = range(1, len(history) + 1)
-    _, axes = plt.subplots(1, 2, figsize=(11, 4), layout="tight")
+    _, axes = plt.subplots(2, 1, figsize=(WIDTH, 6.5), layout="tight")
     dots = dict(marker="o", markersize=4 if len(history) < 20 else 0)
     series = {}
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
@@ -171,6 +140,7 @@ def plot_curves(record):
             axis.plot(epochs, series[name], line, color=colour, label=part, **dots)
         axis.set(xlabel="epoch", ylabel=quantity)
         axis.grid()
+        axis.legend()
     axes[1].axhline(0.85, color=GREY, linestyle=":", label="pass mark")
     axes[1].set_title(f"last epoch: {history[-1][f'{judged}_accuracy']:.2%}")
     axes[1].legend()
@@ -180,28 +150,30 @@ def plot_curves(record):
 
 @styled
 def plot_confusion(labels, predictions):
-    """Confusion matrix in percent of the true class, and the accuracy of each class beside it.
+    """Confusion matrix in percent of the true class, and below it the accuracy of each class.
 
     Returns the counts (10, 10).
     """
     counts = confusion_matrix(labels, predictions)
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)  # a class may be missing
-    _, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(2.2, 1), layout="tight")
+    size = dict(figsize=(WIDTH, 10), height_ratios=(1.8, 1))
+    _, (above, below) = plt.subplots(2, 1, **size, layout="tight")
     errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
-    left.imshow(errors, cmap="Blues", vmin=0)
+    above.imshow(errors, cmap="Blues", vmin=0)
     for (row, column), share in np.ndenumerate(shares):
         dark = row != column and share > 0.6 * np.nanmax(errors)
-        text = f"{share:.0f}" if share >= 0.5 else "·"
+        text = f"{share:.0f}" if share > 0.5 else "·"
         colour = "white" if dark else "black"
-        left.text(column, row, text, ha="center", va="center", color=colour)
-    left.set_xticks(range(10), CLASSES, rotation=45, ha="right")
-    left.set(xlabel="predicted", ylabel="true", title="percent of each true class; errors coloured")
-    bars = right.barh(range(10), shares.diagonal(), color=BLUE)
-    right.bar_label(bars, fmt="%.1f %%", padding=-45, color="white")
-    right.invert_yaxis()
-    right.set_xlim(0, 100)
-    right.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %")
-    for axis in (left, right):
+        above.text(column, row, text, ha="center", va="center", color=colour)
+    above.set_xticks(range(10), CLASSES, rotation=45, ha="right")
+    title = "percent of each true class; ·: at most half a percent"
+    above.set(xlabel="predicted", ylabel="true", title=title)
+    bars = below.barh(range(10), shares.diagonal(), color=BLUE)
+    below.bar_label(bars, fmt="%.1f %%", padding=-48, color="white")
+    below.invert_yaxis()
+    below.set_xlim(0, 100)
+    below.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %")
+    for axis in (above, below):
         axis.set_yticks(range(10), CLASSES)
     plt.show()
     return counts

@@ -170,3 +170,63 @@ RECIPES = {
         25, 64, lr=0.05, schedule="step", step_epochs=5, step_gamma=0.6, augment="stacked"
     ),
 }
+
+# What a field does, the lesson that prices it, and the run of 05_sprint that changes it.
+EXPLAINED = {
+    "epochs": ("so often is every training image shown", "05_sprint", "8-epochs"),
+    "batch_size": ("images in one step", "05_sprint", "batch-256"),
+    "optimizer": ("how a gradient becomes a step", "05_sprint", "sgd"),
+    "lr": ("the peak of the learning rate, which is the length of a step", "", ""),
+    "momentum": ("this share of the last steps' direction is kept", "", ""),
+    "nesterov": ("momentum that looks one step ahead", "", ""),
+    "weight_decay": (
+        "pulls weights towards 0 at every step; with muon not the convolutions'",
+        "",
+        "",
+    ),
+    "schedule": ("how the learning rate changes from step to step", "04_mistakes", ""),
+    "warmup": ("the share of all steps on which the rate rises", "", ""),
+    "step_epochs": ("after so many epochs the rate falls", "", ""),
+    "step_gamma": ("by this factor", "", ""),
+    "muon_lr": ("the peak of the learning rate of the convolutions", "", ""),
+    "muon_decay": ("pulls the convolutions' weights towards 0", "06_frontier", ""),
+    "label_smoothing": (
+        "this share of the wanted probability goes to all classes alike",
+        "05_sprint",
+        "no-label-smoothing",
+    ),
+    "augment": ("how images are changed, at random", "03_augmentation", ""),
+    "engine": ("what changes them: worker processes, or the device, batch by batch", "", ""),
+    "views": (
+        "(from this share of the epochs on, side, padding, crop): random crops, in pixels",
+        "05_sprint",
+        "whole-images",
+    ),
+    "precision": (
+        "how many bits a number has; auto: what the device multiplies fastest",
+        "05_sprint",
+        "float32",
+    ),
+    "channels_last": (
+        "in memory the channels of one pixel lie side by side; many processors like that",
+        "05_sprint",
+        "nchw",
+    ),
+    "seed": ("where chance begins: weights, order, augmentation", "", ""),
+}
+ONLY = {  # fields that only some choices read
+    "momentum": ("sgd", "muon"),
+    "nesterov": ("sgd",),
+    "muon_lr": ("muon",),
+    "muon_decay": ("muon",),
+    "warmup": ("onecycle", "triangle"),
+    "step_epochs": ("step",),
+    "step_gamma": ("step",),
+}
+
+
+def in_use(recipe):
+    """The fields that decide a training by `recipe`: all but what is off, or read by nothing."""
+    chosen = (recipe.optimizer, recipe.schedule)
+    read = [field for field in EXPLAINED if field not in ONLY or set(ONLY[field]) & set(chosen)]
+    return [field for field in read if getattr(recipe, field) or field == "seed"]

@@ -97,14 +97,12 @@ def part_of(epoch):
 
 
 def epoch_line(history, epochs):
-    """The last epoch in one line: learning rate, loss and accuracy, seconds of training."""
+    """The last epoch in one line, short enough for a phone: seconds of training, accuracies."""
     last = history[-1]
     part = part_of(last)
     return (
-        f"Epoch {len(history)}/{epochs} | LR {last['lr']:.6f} | "
-        f"train loss {last['train_loss']:.4f} acc {last['train_accuracy']:.4f} | "
-        f"{part} loss {last[f'{part}_loss']:.4f} acc {last[f'{part}_accuracy']:.4f} | "
-        f"{last['seconds']:.1f} s"
+        f"Epoch {len(history)}/{epochs}: {last['seconds']:.0f} s, "
+        f"train {last['train_accuracy']:.1%}, {part} {last[f'{part}_accuracy']:.1%}"
     )
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import QUICK
 
-from core.recipes import RECIPES, Recipe
+from core.recipes import EXPLAINED, RECIPES, Recipe, in_use
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,14 @@ def test_the_last_view_that_has_begun_is_the_one_in_force():
         (32, 0, 28),
         (32, 0, 28),
     ]
+
+
+def test_what_nothing_reads_is_not_in_use():
+    fields = in_use(Recipe(3, optimizer="sgd", schedule="step", nesterov=True))
+    assert {"momentum", "nesterov", "step_epochs", "step_gamma", "seed"} <= set(fields)
+    assert not {"warmup", "muon_lr", "label_smoothing", "views"} & set(fields)
+    assert not {"momentum", "nesterov", "step_gamma"} & set(in_use(Recipe(3, optimizer="adam")))
+
+
+def test_every_field_is_explained():
+    assert list(EXPLAINED) == [field.name for field in dataclasses.fields(Recipe)]

@@ -106,3 +106,9 @@ def test_the_published_points_are_whole():
         assert 0.5 < point["accuracy"] < 1
         assert point["parameters"] > 10_000
         assert {"name", "how", "source"} <= point.keys()
+
+
+def test_the_line_of_an_epoch_fits_on_a_phone():
+    line = r.epoch_line(record([0.5, 0.8765], 123.4)["history"], 100)
+    assert line == "Epoch 2/100: 123 s, train 50.0%, test 87.6%"
+    assert len(line) <= 45

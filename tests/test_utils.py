@@ -7,10 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny, record, runs
+from conftest import record, runs
 
-import analysis
-import model
 import utils
 from core.augment import MEAN, STD
 from dataset import CLASSES
@@ -52,6 +50,13 @@ def test_augmentation_strip_shows_differing_draws(cifar):
     assert np.array_equal(plt.gcf().axes[1].images[0].get_array(), draws[0, 0])
 
 
+def test_images_are_shown_in_order(cifar):
+    utils.show_images(cifar.test_images[:5], columns=2)
+    axes = plt.gcf().axes
+    assert len(axes) == 6
+    assert np.array_equal(axes[3].images[0].get_array(), cifar.test_images[3])
+
+
 @pytest.mark.parametrize("part", ["test", "val"])
 def test_curves_draw_the_record(part):
     series = utils.plot_curves(record([0.5, 0.9], part=part))
@@ -75,6 +80,7 @@ def test_confusion_picture_has_the_accuracy_of_each_class():
     utils.plot_confusion(labels, predictions)
     bars = [bar.get_width() for bar in plt.gcf().axes[1].patches]
     assert bars == pytest.approx([70] + 9 * [100])
+    assert {text.get_text() for text in plt.gcf().axes[0].texts} == {"70", "30", "100", "·"}
     assert "97.00 %" in titles(plt.gcf())[1]
 
 
@@ -98,17 +104,6 @@ def test_mistakes_are_wrong_and_the_most_confident_come_first(cifar):
 def test_no_mistakes_is_no_error(cifar):
     labels = cifar.test_labels[:5]
     assert len(utils.show_mistakes(cifar.test_images[:5], labels, np.eye(10)[labels])) == 0
-
-
-def test_receptive_field_picture(cifar):
-    fields = utils.show_receptive_field(
-        analysis.layers(model.MODELS["compact"]()), cifar.test_images[0]
-    )
-    assert list(fields.values()) == sorted(fields.values())
-    assert max(fields.values()) == 55
-    assert [patch.get_width() for patch in plt.gcf().axes[0].patches] == sorted(
-        set(fields.values())
-    )
 
 
 def test_plot_effects_shows_the_best_first():
@@ -146,7 +141,3 @@ def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
     boxes = [label.get_window_extent() for label in plt.gca().texts]
     assert len(boxes) == len(drawn) == 2 + len(utils.published())
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-
-
-def test_layers_of_a_learners_network_draw_too(cifar):
-    assert utils.show_receptive_field(analysis.layers(Tiny()), cifar.test_images[0]) == {"conv": 3}
