@@ -100,7 +100,7 @@ def draw_residual(axis):
         axis.text(place, 0, name, ha="center", va="center", bbox=None if plain else box)
     arrow = dict(arrowstyle="->", color="black", shrinkA=17, shrinkB=17)
     for start, end in itertools.pairwise(places.values()):
-        room = 0.6 if end > 7 else 0.12  # for the longest name
+        room = 0.5 if end > 7 else 0.12  # for the longest name
         axis.annotate("", (end - room, 0), (start, 0), arrowprops=arrow | dict(shrinkB=14))
     around = arrow | dict(color=ORANGE, connectionstyle="arc3,rad=-0.28", linewidth=2)
     axis.annotate("", (6.2, 0.1), (0, 0.1), arrowprops=around)
@@ -207,9 +207,9 @@ def layer_table(layers):
         {
             "block": layer.name.split(".")[0].upper(),
             "layer": words_of(layer),
-            "output": " × ".join(map(str, layer.output)),
+            "output": "×".join(map(str, layer.output)),
             "parameters": f"{layer.parameters:,}",
-            "multiply-adds": f"{layer.macs:,}",
+            "thousand multiply-adds": f"{layer.macs / 1000:,.0f}",
             "sees": layer.receptive_field,
         }
         for layer in layers

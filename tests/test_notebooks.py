@@ -51,6 +51,8 @@ def test_the_main_notebook_passes_typed_into_a_cell(tmp_path, monkeypatch):
 READ = "data = dataset.load_cifar10()"
 PASSES = "assert result.accuracy >= 0.85"
 CONFUSES = 'assert {one, other} == {"cat", "dog"}'
+RECIPE = "    lr=0.05,\n"
+EQUALS = 'assert math.isclose(ours, epoch["train_loss"]'
 
 
 @pytest.mark.slow
@@ -70,6 +72,7 @@ CONFUSES = 'assert {one, other} == {"cat", "dog"}'
             CONFUSES,
             id="names of other classes",
         ),
+        pytest.param(RECIPE, "    lr=0.06,\n", EQUALS, id="fit is not the loop"),
     ],
 )
 def test_a_broken_notebook_fails(old, new, fails, tmp_path):
