@@ -199,7 +199,7 @@ def show_maps(network, images, each=7):
 
 
 def layer_table(layers):
-    """A Markdown table of the layers that have weights.
+    """A Markdown table of the layers that have weights; their work in thousand multiply-adds.
 
     layers: of analysis.layers.
     """
@@ -208,8 +208,8 @@ def layer_table(layers):
             "block": layer.name.split(".")[0].upper(),
             "layer": words_of(layer),
             "output": "×".join(map(str, layer.output)),
-            "parameters": f"{layer.parameters:,}",
-            "thousand multiply-adds": f"{layer.macs / 1000:,.0f}",
+            "weights": f"{layer.parameters:,}",
+            "work, k": f"{layer.macs / 1000:,.0f}",
             "sees": layer.receptive_field,
         }
         for layer in layers
