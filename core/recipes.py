@@ -171,11 +171,11 @@ RECIPES = {
     ),
 }
 
-# What a field does, the lesson that prices it, and the run of 05_sprint that changes it.
+# What a field does, the lesson that prices it, and the run of 06_sprint that changes it.
 EXPLAINED = {
-    "epochs": ("so often is every training image shown", "05_sprint", "8-epochs"),
-    "batch_size": ("images in one step", "05_sprint", "batch-256"),
-    "optimizer": ("how a gradient becomes a step", "05_sprint", "sgd"),
+    "epochs": ("so often is every training image shown", "06_sprint", "8-epochs"),
+    "batch_size": ("images in one step", "06_sprint", "batch-256"),
+    "optimizer": ("how a gradient becomes a step", "06_sprint", "sgd"),
     "lr": ("the peak of the learning rate, which is the length of a step", "", ""),
     "momentum": ("this share of the last steps' direction is kept", "", ""),
     "nesterov": ("momentum that looks one step ahead", "", ""),
@@ -184,32 +184,32 @@ EXPLAINED = {
         "",
         "",
     ),
-    "schedule": ("how the learning rate changes from step to step", "04_mistakes", ""),
+    "schedule": ("how the learning rate changes from step to step", "02_mistakes", ""),
     "warmup": ("the share of all steps on which the rate rises", "", ""),
     "step_epochs": ("after so many epochs the rate falls", "", ""),
     "step_gamma": ("by this factor", "", ""),
     "muon_lr": ("the peak of the learning rate of the convolutions", "", ""),
-    "muon_decay": ("pulls the convolutions' weights towards 0", "06_frontier", ""),
+    "muon_decay": ("pulls the convolutions' weights towards 0", "07_frontier", ""),
     "label_smoothing": (
         "this share of the wanted probability goes to all classes alike",
-        "05_sprint",
+        "06_sprint",
         "no-label-smoothing",
     ),
     "augment": ("how images are changed, at random", "03_augmentation", ""),
     "engine": ("what changes them: worker processes, or the device, batch by batch", "", ""),
     "views": (
         "(from this share of the epochs on, side, padding, crop): random crops, in pixels",
-        "05_sprint",
+        "06_sprint",
         "whole-images",
     ),
     "precision": (
         "how many bits a number has; auto: what the device multiplies fastest",
-        "05_sprint",
+        "06_sprint",
         "float32",
     ),
     "channels_last": (
         "in memory the channels of one pixel lie side by side; many processors like that",
-        "05_sprint",
+        "06_sprint",
         "nchw",
     ),
     "seed": ("where chance begins: weights, order, augmentation", "", ""),

@@ -109,7 +109,7 @@ def test_the_recipes_table_has_what_is_used_and_its_price():
     table = utils.recipe_table(train.RECIPES["sprint"], groups)
     muon = next(row for row in table.splitlines() if "`optimizer` = muon" in row)
     assert "without sgd: -10.00 (-13.04 to -6.96) points" in muon
-    assert "experiments/05_sprint.ipynb" in muon
+    assert "experiments/06_sprint.ipynb" in muon
     assert "nesterov" not in table
 
 
