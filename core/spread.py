@@ -25,9 +25,10 @@ def spread(network):
     """
     if size() == 1:
         return network
-    for module in network.modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            module.__class__ = WholeBatchNorm
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+                setattr(module, name, WholeBatchNorm.like(child))
     # static_graph: parameters that the network does not use are no error.
     return DistributedDataParallel(network, static_graph=True)
 
@@ -55,6 +56,15 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     nn.SyncBatchNorm is the same for GPUs alone.
     """
+
+    @classmethod
+    def like(cls, layer):
+        """A layer in the place of `layer`, with the very same parameters and buffers."""
+        options = layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+        new = cls(layer.num_features, *options)
+        for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+            setattr(new, name, tensor)
+        return new
 
     def _check_input_dim(self, x):
         """Any: the network worked before it was spread."""
