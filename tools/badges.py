@@ -53,14 +53,15 @@ def write_badges():
     name = repository(remote)
     path = ROOT / "README.md"
     write_text(path, stamp(path.read_text(), "S9_Final.ipynb", name))
-    for notebook in LESSONS:
+    notebooks = [*LESSONS, "experiments/solutions"]
+    for notebook in notebooks:
         path = ROOT / f"{notebook}.ipynb"
         book = json.loads(path.read_text())
         for cell in book["cells"][:3]:
             text = stamp("".join(cell["source"]), f"{notebook}.ipynb", name)
             cell["source"] = text.splitlines(keepends=True)
         write_text(path, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
-    print(f"badges of {name} are in README.md and {len(LESSONS)} notebooks")
+    print(f"badges of {name} are in README.md and {len(notebooks)} notebooks")
 
 
 def main():
