@@ -1,7 +1,6 @@
 """Draws what README.md, results/README.md and images/ say of the records in results/.
 
-python -m tools.readme           all of it
-python -m tools.readme badges    stamps the repository's owner and name into README and notebooks
+python -m tools.readme
 """
 
 import json
