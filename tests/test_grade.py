@@ -280,6 +280,21 @@ def test_two_graders_share_a_class(small, tmp_path, monkeypatch, capsys):
     assert "[1/1] a: another process is at it" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_two_at_a_time(cifar, tmp_path):
+    """Each process reads the images itself, so these are the real ones."""
+    pytest.importorskip("joblib")
+    (tmp_path / "a.py").write_text("def (")
+    (tmp_path / "b.py").write_text("raise KeyError('it')")
+    (tmp_path / "c.py").write_text("import sys\nsys.exit(3)")
+    out = tmp_path / "grades"
+    grade.main([str(tmp_path), "--jobs", "2", "--out", str(out)])
+    reasons = [json.loads((out / f"{name}.json").read_text())["reason"] for name in "abc"]
+    for reason, word in zip(reasons, ("SyntaxError", "KeyError", "sys.exit(3)"), strict=True):
+        assert word in reason
+    assert all(f"{name}.html" in (out / "index.html").read_text() for name in "abc")
+
+
 def test_which_files_are_meant(tmp_path):
     for name in ("one/net.py", "two/net.py", "three.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ A submission is one file with a network, a subclass of nn.Module that is built w
 may import the course's modules, but no file beside it. Every report is a JSON file and a page in
 the folder --out; index.html there is the overview. What is reported already, for the same file,
 recipe, seed and limits, is not graded again: a broken-off class goes on with the same command, and
-the same command in a second terminal shares the work.
+the same command in a second terminal shares the work, and so do --jobs and --dask.
 
 The limits: minutes, memory, 64 processes, output, 256 MiB a file; where the system can (Linux 5.13
 and newer) nothing is written outside a temporary folder, no TCP connection is made, no other
@@ -28,9 +28,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python tools/grade.py
 
 from core.common import ClaimedError, Parser, TrainingError, whole_number
+from core.many import run_all
 from dataset import DataError
 from tools import pages
-from tools.grading import asked, grade_one, names_of, opened, report_in, submissions_of, terms_of
+from tools.grading import (
+    asked,
+    grade_item,
+    grade_one,
+    names_of,
+    opened,
+    report_in,
+    submissions_of,
+    terms_of,
+)
 
 
 def grade(submission, *, data=None, out="grades", tell=None, **terms):
@@ -94,25 +104,41 @@ def span(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def grade_class(words, terms, out, data=None):
-    """Grades all that `words` stand for, tells how far it is, returns the reports in order."""
-    submissions, reports = submissions_of(words), []
+def grade_class(words, terms, out, data=None, jobs=1, dask=None):
+    """Grades all that `words` stand for, tells how far it is, returns the reports in order.
+
+    jobs, dask: so many at a time, or those of a cluster; see core.many.run_all.
+    """
+    submissions = submissions_of(words)
     names = names_of(submissions)
-    progress = Progress(len(names))
+    progress, reports = Progress(len(names)), {}
     with opened(data) as images:
+        left = []
         for one, name in zip(submissions, names, strict=True):
-            known = report_in(out / f"{name}.json", asked(one, terms, images.data))
-            tell = progress.now(name, terms.recipe.epochs)
-            try:
-                report = known or grade_one(one, name, terms, images, out, tell)
-            except ClaimedError:
+            if known := report_in(out / f"{name}.json", asked(one, terms, images.data)):
+                reports[name] = known
+                progress.finished(name, "reported already", False)
+            else:
+                left.append((one, name, terms, out))
+
+        def here(item):
+            return grade_one(*item[:3], images, out, progress.now(item[1], terms.recipe.epochs))
+
+        several = jobs > 1 or dask is not None
+        for (_, name, *_), outcome in run_all(grade_item if several else here, left, jobs, dask):
+            if isinstance(outcome, ClaimedError):
                 progress.finished(name, "another process is at it", False)
-                continue
-            reports.append(report)
-            pages.write_overview(out)
-            words = "reported already" if known else pages.in_a_line(report)
-            progress.finished(name, words, not known)
-    return reports
+            elif isinstance(outcome, Exception) and not several:
+                raise outcome
+            elif isinstance(outcome, Exception):
+                progress.finished(name, f"no report: {outcome}", True)
+            else:
+                reports[name] = outcome
+                pages.write_overview(out)
+                progress.finished(name, pages.in_a_line(outcome), True)
+    if reports:
+        pages.write_overview(out)
+    return [reports[name] for name in names if name in reports]
 
 
 def parse(arguments):
@@ -126,14 +152,18 @@ def parse(arguments):
     add("--seed", type=int, default=0, help="weights, order and augmentation follow from it")
     add("--minutes", type=float, default=60, help="limit for each submission (default: 60)")
     add("--memory", type=float, help="limit for each, in GiB (default: 8, or 3/4 of the machine's)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=whole_number, default=1, help="at a time (default: 1)")
+    where.add_argument("--dask", help="the address of a Dask scheduler; see CONTRIBUTING.md")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     options = vars(parse(arguments))
     words, out = options.pop("submissions"), options.pop("out")
+    engine = {name: options.pop(name) for name in ("jobs", "dask")}
     try:
-        grade_class(words, terms_of(**options), out)
+        grade_class(words, terms_of(**options), out, **engine)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"grade: {error}")
     except KeyboardInterrupt:
