@@ -104,7 +104,7 @@ def findings(groups):
         "experiments/04_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
         "experiments/05_dilated": f"Dilation instead of a second stride: {dilated}",
         "experiments/06_sprint": f"Muon instead of SGD: {muon}",
-        "experiments/07_frontier": f"{accuracy_of(groups['frontier-frontier'])}, its rules kept",
+        "experiments/07_frontier": accuracy_of(groups["frontier-frontier"]),
         "experiments/10_your_turn": "That is yours to find",
         "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
     }
