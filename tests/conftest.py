@@ -7,6 +7,8 @@ pytest -m "not slow"    leaves out what takes more than ten seconds
 import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from torch import nn
@@ -51,6 +53,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "cifar" in getattr(item, "fixturenames", ()):  # a notebook's cells have none
             item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture
+def no_windows(monkeypatch):
+    """Pictures are drawn and never shown."""
+    matplotlib.use("Agg")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

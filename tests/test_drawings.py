@@ -1,6 +1,5 @@
 """Pictures and tables of a network and its recipe: what was drawn is returned, and is right."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,13 +12,7 @@ import train
 import utils
 from core import drawings
 
-
-@pytest.fixture(autouse=True)
-def no_windows(monkeypatch):
-    matplotlib.use("Agg")
-    monkeypatch.setattr(plt, "show", lambda: None)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

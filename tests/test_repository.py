@@ -21,10 +21,11 @@ MOVED = [
 
 @pytest.mark.parametrize("path", MOVED, ids=lambda path: path.name)
 def test_old_addresses_of_lessons_lead_on(path):
-    (cell,) = json.loads(path.read_text())["cells"]
-    (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(cell["source"]))
-    assert cell["cell_type"] == "markdown"
+    first, *rest = json.loads(path.read_text())["cells"]
+    (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(first["source"]))
     assert f"experiments/{new}" in NOTEBOOKS
+    assert [cell["execution_count"] for cell in rest] == [1, 2]
+    assert "image/png" in rest[-1]["outputs"][0]["data"]
 
 
 def test_readme_is_drawn_from_the_records():

@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,13 +12,7 @@ import utils
 from core.augment import MEAN, STD
 from dataset import CLASSES
 
-
-@pytest.fixture(autouse=True)
-def no_windows(monkeypatch):
-    matplotlib.use("Agg")
-    monkeypatch.setattr(plt, "show", lambda: None)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def titles(figure):

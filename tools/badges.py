@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from core.common import ROOT, Parser, TrainingError, write_text
-from tools.readme import LESSONS, fill
+from tools.readme import fill
 
 
 def repository(remote):
@@ -53,7 +53,7 @@ def write_badges():
     name = repository(remote)
     path = ROOT / "README.md"
     write_text(path, stamp(path.read_text(), "S9_Final.ipynb", name))
-    notebooks = [*LESSONS, "experiments/solutions"]
+    notebooks = ["S9_Final", *(f"experiments/{p.stem}" for p in ROOT.glob("experiments/*.ipynb"))]
     for notebook in notebooks:
         path = ROOT / f"{notebook}.ipynb"
         book = json.loads(path.read_text())
