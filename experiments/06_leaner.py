@@ -1,0 +1,132 @@
+"""The leaner sprint, one change at a time: less arithmetic to the same 85 %.
+
+`python -m experiments.sweep experiments/06_leaner.py`
+
+As in 06_sprint.py every run is judged on the 5,000 images held out. Their records are not mixed
+with those: both the network and the images that it is shown are others.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from core.device import autocast
+from dataset import DeviceBatches, View
+from experiments.sweep import Comparison, Run
+from model import LeanNet, Residual
+from train import train_epoch
+
+# ------------------------------------------------------------------- backward for hard images alone
+
+HARD = 0.5  # this share of the images is kept,
+BEGINS = 3  # from this epoch on, counted from 0,
+SIDE = 20  # judged at this size, in pixels
+
+
+class Chosen(DeviceBatches):
+    """Batches of the images in `chosen`, (N,) bool: all of them at first."""
+
+    chosen = None
+
+    def order(self, generator):
+        everything = super().order(generator)
+        return everything if self.chosen is None else everything[self.chosen[everything]]
+
+    def __len__(self):
+        count = len(self.labels) if self.chosen is None else int(self.chosen.sum())
+        return -(-count // self.batch_size)
+
+
+def make_chosen(images, labels, batch_size, augment, engine, seed, device):
+    """dataset.make_batches, with Chosen."""
+    return Chosen(images, labels, batch_size, augment, True, seed, device)
+
+
+def hard_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, progress):
+    """train.train_epoch on the hardest images alone, once the first epochs are over.
+
+    After Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers",
+    arXiv:1910.00762. The look at all images is a forward pass at SIDE pixels: cheap, and fresh.
+    """
+    steps_of_all = -(-len(batches.labels) // batches.batch_size)
+    if batches.epoch >= BEGINS:
+        hardness = losses_of(model, batches, recipe, precision)
+        hardest = hardness.argsort(descending=True)[: int(HARD * len(hardness))]
+        batches.chosen = torch.zeros(len(hardness), dtype=torch.bool)
+        batches.chosen[hardest] = True
+    steps = Stretched(schedule, steps_of_all, len(batches))
+    return train_epoch(model, batches, optimizer, steps, scaler, recipe, precision, progress)
+
+
+class Stretched:
+    """A schedule made for `planned` steps an epoch, run through in the `taken` ones."""
+
+    def __init__(self, schedule, planned, taken):
+        self.schedule, self.planned, self.taken = schedule, planned, taken
+        self.count = 0
+
+    def step(self):
+        before, self.count = self.count, self.count + 1
+        due = self.count * self.planned // self.taken - before * self.planned // self.taken
+        for _ in range(due):
+            self.schedule.step()
+
+
+@torch.no_grad()
+def losses_of(model, batches, recipe, precision):
+    """The loss of every training image, plain and shrunk to SIDE pixels: (N,)."""
+    arrays = batches.images.numpy(), batches.labels.numpy()
+    plain = DeviceBatches(*arrays, 1000, recipe.augment, False, 0, "cpu")
+    plain.view = View(SIDE, 0, SIDE)
+    model.eval()
+    losses = []
+    for images, labels in plain:
+        with autocast("cpu", precision):
+            logits = model(images)
+        losses.append(F.cross_entropy(logits.float(), labels, reduction="none"))
+    return torch.cat(losses)
+
+
+# -------------------------------------------------------------------------------------- the network
+
+
+def residual_c4():
+    """C4 residual, too: x + C4(x)."""
+    network = LeanNet()
+    network.c4 = Residual(network.c4)
+    return network
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+def validated(name, description, model="lean", **details):
+    return Run(name, "lean", 3, model=model, description=description, validate=True, **details)
+
+
+CUT = ((0, 32, 0, 20), (0.4, 32, 0, 24), (0.7, 32, 0, 28))
+RUNS = [
+    validated("lean", "nothing"),
+    validated("relu", "ReLU instead of GELU", model="net"),
+    validated("8-epochs", "8 epochs instead of 9", change=dict(epochs=8)),
+    validated("crops", "crops of 20, 24, 28 pixels, nothing shrunk", change=dict(views=CUT)),
+    validated(
+        "batch-256",
+        "batch 256 (lr 0.5, Muon 0.1) instead of 512",
+        change=dict(batch_size=256, lr=0.5),
+    ),
+    validated(
+        "hard-10-epochs",
+        "from the 4th of 10 epochs on only the harder half of the images",
+        change=dict(epochs=10),
+        variants=dict(make_batches=make_chosen, train_epoch=hard_epoch),
+    ),
+    validated("residual-c4", "C4 residual, too", model=residual_c4),
+]
+
+COMPARISONS = [
+    Comparison(
+        "what the leaner sprint's parts are worth",
+        "lean",
+        tuple(run.name for run in RUNS if run.name != "lean"),
+    )
+]
