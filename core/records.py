@@ -295,3 +295,24 @@ def changes_table(groups, base):
         }
     )
     return markdown(table.loc[mean.sort_values(ascending=False).index], left=("what differs",))
+
+
+def race_table(races):
+    """A Markdown table of results/bench/sprint.json: a row for each training on each processor.
+
+    races: {device: summary}, see tools.bench_sprint.summary_of.
+    """
+    rows = [
+        {
+            "training": f"`{name}`, {told['epochs']} epochs",
+            "on": device.removeprefix("cpu: "),
+            "test accuracy, %": mean_std(told["test_accuracy"], 100),
+            "training, s": f"{told['median']:,.0f}",
+            "times as fast as `compact`": f"{told['times_faster']:.1f}",
+            "operations, 10¹²": f"{told['operations'] / 1e12:.1f}",
+            "of a matrix product's speed": f"{told['share_of_matrix_product']:.0%}",
+        }
+        for device, race in races.items()
+        for name, told in race["racers"].items()
+    ]
+    return markdown(pd.DataFrame(rows), left=("on",))

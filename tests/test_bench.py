@@ -1,11 +1,18 @@
 """The benchmarks, on little data."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, record
+from torch.utils.flop_counter import FlopCounterMode
 
+from core.recipes import RECIPES
+from core.records import race_table
+from model import Net
 from tools import bench_engines, bench_growth, bench_sprint, readme
 
 
@@ -31,21 +38,33 @@ def test_the_command_that_measures_engines_only_looks_at_few_images(cifar):
     assert (ROOT / "results" / "bench" / "engines.json").read_text() == before
 
 
-def test_the_sprint_pays_for_its_whole_run_and_the_opponent_until_the_mark():
+def test_every_racer_pays_for_its_whole_training():
     versions = {"versions": {"torch": "2"}}
-    sprint = [record([0.5, 0.86, 0.87], 10.0, **versions), record([0.5, 0.6, 0.85], 12.0)]
-    compact = [record([0.86, 0.84, 0.9], 100.0), record([0.5, 0.85, 0.9], 100.0)]
-    summary = bench_sprint.summary_of({"sprint": sprint, "compact": compact})
-    assert summary["sprint"]["seconds"] == [30.0, 36.0]
-    assert summary["compact"]["seconds"] == [100.0, 200.0]
-    assert summary["times_faster"] == pytest.approx(150 / 33)
+    ours = [record([0.5, 0.86, 0.87], 10.0, **versions), record([0.5, 0.6, 0.85], 12.0)]
+    theirs = [record([0.86, 0.84, 0.9], 100.0), record([0.5, 0.85, 0.9], 100.0)]
+    work = {"lean": 33e9, "compact": 600e9}
+    summary = bench_sprint.summary_of({"lean": ours, "compact": theirs}, work, 2e9)
+    lean, compact = summary["racers"].values()
+    assert lean["seconds"] == [30.0, 36.0]
+    assert compact["seconds"] == [300.0, 300.0]
+    assert lean["times_faster"] == pytest.approx(300 / 33)
+    assert lean["share_of_matrix_product"] == pytest.approx(0.5)
+    table = race_table({"cpu: X, AVX2, 2 threads": summary})
+    assert re.search(r"`lean`, 3 epochs +\| X, AVX2, 2 threads.+\| +33 \| +9\.1 \|", table), table
 
 
-def test_a_race_that_nobody_finishes_has_no_winner():
-    runs = [record([0.5], versions={"torch": "2"})]
-    summary = bench_sprint.summary_of({"sprint": runs, "compact": runs})
-    assert summary["sprint"]["median"] is None
-    assert "times_faster" not in summary
+def test_operations_agree_with_torchs_counter_where_nothing_is_depthwise():
+    recipe = dataclasses.replace(RECIPES["sprint"], epochs=2)  # crops of 24, then of 28 pixels
+    network, an_image = Net(), 0
+    network.c3[1] = torch.nn.Identity()
+    for side in (24, 28):
+        with FlopCounterMode(display=False) as counter:
+            network(torch.randn(2, 3, side, side)).sum().backward()
+        an_image += counter.get_total_flops() / 2
+    sgd = dataclasses.replace(recipe, optimizer="sgd")
+    assert bench_sprint.operations(network, sgd, 10) == pytest.approx(10 * an_image)
+    muons = bench_sprint.operations(network, recipe, 512) - 512 * an_image  # one step an epoch
+    assert 0 < muons < 0.1 * 512 * an_image
 
 
 def test_the_table_of_growth_is_drawn_from_its_record():
