@@ -1,12 +1,12 @@
 """Small convolutional networks for CIFAR-10.
 
-Eight networks answer one assignment: 85 % on CIFAR-10 with fewer than 200,000 parameters, four
+Seven networks answer one assignment: 85 % on CIFAR-10 with fewer than 200,000 parameters, four
 convolution blocks C1 C2 C3 C4 and an output, no max pooling, at least one depthwise-separable and
 one dilated convolution, global average pooling and a receptive field of more than 44 pixels. Not
 all of them keep every rule; `analysis.check_assignment` says which do.
 
-MODELS, name -> class: net, lean and frontier are ours; strided, wide, dilated, compact and stacked
-are published student answers. All take normalised images (N, 3, 32, 32), float, and return logits
+MODELS, name -> class: net and frontier are ours; strided, wide, dilated, compact and stacked are
+published student answers. All take normalised images (N, 3, 32, 32), float, and return logits
 (N, 10). This file imports nothing of the others.
 """
 
@@ -118,20 +118,6 @@ class Net(FourBlocks):
         self.c4 = conv_block(64, 64)
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
-
-
-class LeanNet(Net):
-    """`lean`, ours: 145,866 parameters, receptive field 52: `net` with GELU instead of ReLU.
-
-    Hendrycks and Gimpel 2016, arXiv:1606.08415: smooth, and no unit of it is ever quite dead.
-    experiments/06_sprint.ipynb has its price.
-    """
-
-    def __init__(self):
-        super().__init__()
-        for block in self.modules():
-            if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.ReLU):
-                block[-1] = nn.GELU()
 
 
 class FrontierNet(FourBlocks):
@@ -302,7 +288,6 @@ class StackedNet(FourBlocks):
 
 MODELS = {
     "net": Net,
-    "lean": LeanNet,
     "frontier": FrontierNet,
     "strided": StridedNet,
     "wide": WideNet,

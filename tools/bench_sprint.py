@@ -30,7 +30,7 @@ from train import fit
 MARK, OPPONENT = 0.85, "compact"
 IMAGES = 50_000
 RACERS = {  # name: (model, recipe)
-    "lean": ("lean", RECIPES["lean"]),
+    "lean": ("net", RECIPES["lean"]),
     "sprint": ("net", RECIPES["sprint"]),
     "compact": ("compact", dataclasses.replace(RECIPES["compact"], epochs=22)),
 }
