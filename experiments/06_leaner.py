@@ -13,7 +13,7 @@ from torch import nn
 from core.device import autocast
 from dataset import DeviceBatches, View
 from experiments.sweep import Comparison, Run
-from model import Net, Residual
+from model import Net
 from train import train_epoch
 
 # ------------------------------------------------------------------- backward for hard images alone
@@ -99,13 +99,6 @@ def gelu():
     return network
 
 
-def residual_c4():
-    """C4 residual, too: x + C4(x)."""
-    network = Net()
-    network.c4 = Residual(network.c4)
-    return network
-
-
 # ---------------------------------------------------------------------------------------- the table
 
 
@@ -138,7 +131,6 @@ RUNS = [
         change=dict(epochs=10),
         variants=dict(make_batches=make_chosen, train_epoch=hard_epoch),
     ),
-    validated("residual-c4", "C4 residual, too", model=residual_c4),
     *[opponent(epochs) for epochs in (20, 22)],
 ]
 
