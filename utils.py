@@ -5,7 +5,10 @@ that a notebook can assert on the data. Images are uint8 (N, 32, 32, 3) unless s
 Pictures of a network and its recipe are handed on from core.drawings, records from core.records.
 """
 
+import itertools
+import math
 import statistics
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -182,43 +185,55 @@ def plot_confusion(labels, predictions):
 # --------------------------------------------------------------------------------------- many runs
 
 
-def draw_effects(axis, effects):
-    """Effects, {name: Effect}, as points with their intervals, the first on top."""
+def draw_effects(axis, effects, groups):
+    """Effects, {run: Effect}, as points with their intervals, the first on top.
+
+    groups: the records of these runs; a row is labelled with what differs in them.
+    """
     for row, change in enumerate(effects.values()):
         colour = GREEN if change.points > 0 else ORANGE
         if not change.measured:
             colour = GREY
         axis.plot([change.low, change.high], [row, row], color=colour, linewidth=2)
         axis.plot(change.points, row, "o", color=colour)
-    axis.set_yticks(range(len(effects)), effects)
+    labels = [textwrap.fill(in_words(run, groups), 28) for run in effects]
+    axis.set_yticks(range(len(effects)), labels, fontsize=10)
     axis.set_ylim(len(effects) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=1)
     axis.grid()
 
 
+def in_words(run, groups):
+    """What differs in `run`, as its records say; its name where they do not."""
+    return groups[run][0].get("description") or run
+
+
 @styled
-def plot_effects(groups, base, seconds=True):
+def plot_effects(groups, base, seconds=True, span=None):
     """Each run of `groups` against the run `base`: points of validation accuracy, with intervals.
 
-    seconds: and seconds of training. Returns {name: (Effect, seconds more than `base`)}, the most
-    accurate first.
+    seconds: and at the right the seconds of training more or less than `base`.
+    span: the least and the most points on the axis, so that two charts can be compared.
+
+    Returns {name: (Effect, seconds more than `base`)}, the most accurate first.
     """
     time = frame(groups).groupby("run")["seconds"].mean()
     effects = {name: effect(runs, groups[base]) for name, runs in groups.items() if name != base}
     effects = dict(sorted(effects.items(), key=lambda item: -item[1].points))
     more = {name: float(time[name] - time[base]) for name in effects}
-    size, widths = (11, 1.5 + 0.36 * len(effects)), (2, 1) if seconds else (1,)
-    options = dict(width_ratios=widths, sharey=True, squeeze=False, layout="tight")
-    _, axes = plt.subplots(1, len(widths), figsize=size, **options)
-    draw_effects(axes[0, 0], effects)
-    label = f"points of accuracy against {base}, 95 % interval; grey: no effect measured"
-    axes[0, 0].set_xlabel(label, fontsize=11)
+    _, axis = plt.subplots(figsize=(WIDTH, 1.2 + 0.5 * len(effects)), layout="tight")
+    draw_effects(axis, effects, groups)
+    plain = in_words(base, groups)
+    plain = "the same without the change" if plain == "nothing" else plain
+    axis.set_xlabel(
+        f"points against {plain},\n95 % interval; grey: no effect measured", fontsize=11
+    )
+    axis.set_xlim(span)
     if seconds:
-        colours = [ORANGE if value > 0 else GREEN for value in more.values()]
-        axes[0, 1].barh(range(len(more)), list(more.values()), color=colours)
-        axes[0, 1].set_xlabel("seconds of training", fontsize=11)
-        axes[0, 1].axvline(0, color="black", linewidth=1)
-        axes[0, 1].grid()
+        right = dict(transform=axis.get_yaxis_transform(), va="center")
+        axis.text(1.03, -0.75, "seconds", **right)
+        for row, value in enumerate(more.values()):
+            axis.text(1.03, row, f"{value:+.1f}", **right)
     plt.show()
     return {name: (change, more[name]) for name, change in effects.items()}
 
@@ -229,7 +244,7 @@ def plot_race(groups, mark=0.85):
 
     Returns {name: [seconds to `mark` of each run]}.
     """
-    _, axis = plt.subplots(figsize=(9, 5), layout="tight")
+    _, axis = plt.subplots(figsize=(WIDTH, 4.5), layout="tight")
     raced = {name: runs for name, runs in groups.items() if part_of(runs[0]) == "test"}
     reached = {}
     for (name, runs), colour in zip(raced.items(), COLOURS * 9, strict=False):
@@ -259,7 +274,7 @@ def plot_pareto(groups, published):
     groups: of records. published: points (name, parameters, accuracy in 0..1).
     Returns {name: (parameters, accuracy in percent)} of all that is drawn.
     """
-    _, axis = plt.subplots(figsize=(9, 6), layout="tight")
+    _, axis = plt.subplots(figsize=(WIDTH, 6.5), layout="tight")
     ours = {}
     for name, runs in groups.items():
         accuracy = statistics.mean(run["test_accuracy"] for run in runs)
@@ -270,41 +285,49 @@ def plot_pareto(groups, published):
     axis.plot(*zip(*ours.values(), strict=True), "o", label=label, **dots)
     label = "published by others, by their own rules"
     axis.plot(*zip(*theirs.values(), strict=True), "s", color=GREY, markersize=7, label=label)
-    axis.axvline(200_000, color=ORANGE, linestyle="--")
+    limit = axis.axvline(200_000, color=ORANGE, linestyle="--")
     axis.axhline(85, color=GREY, linestyle=":")
     axis.set_xscale("log")
-    axis.set(xlim=(40_000, 4_000_000), xlabel="parameters (log scale)", ylabel="test accuracy, %")
-    axis.set_ylim(top=98)
+    axis.set(xlim=(40_000, 3_500_000), xlabel="parameters (log scale)", ylabel="test accuracy, %")
+    axis.set_ylim(69, 98)
     axis.text(208_000, 97.2, "the assignment's 200,000", color=ORANGE, fontsize=10)
     ticks = (50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_xticks(ticks, ["50k", "100k", "200k", "500k", "1M", "2M"])
     axis.minorticks_off()
     axis.grid()
     axis.legend(loc="lower right")
     axis.figure.canvas.draw()  # the layout is final now: labels can be placed
-    label_points(axis, ours | theirs, bold=ours)
+    label_points(axis, ours | theirs, bold=ours, around=[limit.get_window_extent().padded(4)])
     return ours | theirs
 
 
-def label_points(axis, points, bold):
-    """Writes the name of each of `points`, {name: (x, y)}, beside it, and none over another."""
-    taken = []
+def label_points(axis, points, bold, around):
+    """Writes the name of each of `points`, {name: (x, y)}, beside it, and none over another.
+
+    around: boxes in pixels that no name may lie on either.
+    """
+    taken = list(around)
     for x, y in axis.transData.transform(list(points.values())):
         taken.append(Bbox.from_bounds(x - 9, y - 7, 18, 14))  # the dot itself
-    heights = (0, 12, -12, 24, -24, 36, -36)
-    sides = ((9, "left"), (-9, "right"), (0, "center"))
-    places = [(s, y, side) for y in heights for s, side in sides]
+    offsets = itertools.product((-45, -9, 0, 9, 45), (0, 14, -14, 28, -28, 42, -42))
+    places = sorted(offsets, key=lambda place: math.hypot(place[0] / 2, place[1]))[1:]
+    sides = {-1: "right", 0: "center", 1: "left"}
     for name, point in points.items():
         style = dict(fontsize=10, color=GREY)
         if name in bold:
             style = dict(fontsize=12, fontweight="bold", color=BLUE)
-        for x, y, side in places:
-            offset = dict(xytext=(x, y - 4), textcoords="offset points", ha=side)
-            label = axis.annotate(name, point, **offset, **style)
+        for x, y in places:
+            offset = dict(xytext=(x, y), textcoords="offset points")
+            side = dict(ha=sides[np.sign(x)], va="center_baseline")
+            label = axis.annotate(name, point, **offset, **side, **style)
             box = label.get_window_extent()
-            if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
+            inside = axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
                 break
             label.remove()
         else:
             axis.add_artist(label)  # no free place: over another one after all
         taken.append(box)
+        if math.hypot(x, y) > 17:  # a line leads to a name that is not beside its point
+            line = dict(arrowstyle="-", color=GREY, shrinkA=7)
+            axis.annotate("", point, arrowprops=line, **offset)

@@ -19,6 +19,10 @@ def titles(figure):
     return [axis.get_title() for axis in figure.axes]
 
 
+def words(texts):
+    return [text.get_text() for text in texts]
+
+
 def test_denormalise_undoes_the_normalisation(cifar):
     images = cifar.test_images[:5]
     batch = (
@@ -101,17 +105,30 @@ def test_no_mistakes_is_no_error(cifar):
 
 def test_plot_effects_shows_the_best_first():
     groups = {
-        "worse": runs(0.7, 0.72),
-        "base": runs(0.8, 0.81),
-        "better": runs(0.9, 0.91, seconds=5.0),
+        "worse": runs(0.7, 0.72, description="no colours"),
+        "base": runs(0.8, 0.81, description="nothing"),
+        "better": runs(0.9, 0.91, seconds=5.0, description="twice the width and half of the depth"),
     }
     effects = utils.plot_effects(groups, "base")
     assert list(effects) == ["better", "worse"]
     assert effects["better"][0].points == pytest.approx(10)
     assert effects["better"][1] == pytest.approx(3)
-    assert len(plt.gcf().axes) == 2
-    assert utils.plot_effects(groups, "base", seconds=False) == effects
-    assert [axis.get_xlabel()[:6] for axis in plt.gcf().axes] == ["points"]
+    assert words(plt.gca().get_yticklabels()) == [
+        "twice the width and half of\nthe depth",
+        "no colours",
+    ]
+    assert words(plt.gca().texts) == ["seconds", "+3.0", "+0.0"]
+    assert "nothing" not in plt.gca().get_xlabel()
+    assert utils.plot_effects(groups, "base", seconds=False, span=(-20, 30)) == effects
+    assert plt.gca().get_xlim() == (-20, 30)
+    assert not plt.gca().texts
+    utils.plot_effects(groups, "worse")
+    assert "against no colours" in plt.gca().get_xlabel()
+
+
+def test_a_run_without_a_description_is_shown_by_its_name():
+    utils.plot_effects({"base": runs(0.8, 0.81), "better": runs(0.9, 0.91)}, "base")
+    assert words(plt.gca().get_yticklabels()) == ["better"]
 
 
 def test_race_finds_the_first_crossing():
@@ -130,8 +147,13 @@ def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
     drawn = utils.plot_pareto(ours, utils.published())
     assert drawn["one"] == (150_000, pytest.approx(91))
     assert drawn["cifar10-tiniest"] == (97_530, pytest.approx(94.6))
-    plt.gcf().canvas.draw()
-    boxes = [label.get_window_extent() for label in plt.gca().texts]
     assert len(drawn) == 2 + len(utils.published())
+    axis = plt.gca()
+    axis.figure.canvas.draw()
+    labels = [label for label in axis.texts if label.get_text()]  # the others are lines to them
+    boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) == len(drawn) + 1  # and the limit's
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    limit = axis.transData.transform((200_000, 0))[0]
+    assert not any(box.x0 < limit < box.x1 for box in boxes)
+    assert all(axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 for box in boxes)

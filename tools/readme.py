@@ -6,6 +6,7 @@ python -m tools.readme
 import json
 import re
 import sys
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,7 +25,7 @@ from core.records import (
     results_table,
 )
 from experiments.sweep import load_table
-from utils import draw_effects, plot_pareto, plot_race, styled
+from utils import WIDTH, draw_effects, plot_pareto, plot_race, styled
 
 LESSONS = {  # notebook: the question it asks
     "S9_Final": "How does one build and train such a network?",
@@ -296,17 +297,18 @@ def draw_lesson(name):
     runs = load_records(f"{name}/*.json")
     comparisons = comparisons_of(name)
     counts = [sum(run in runs for run in comparison.others) for comparison in comparisons]
-    sizes = dict(figsize=(9, 0.9 * len(counts) + 0.3 * sum(counts)), height_ratios=counts)
+    size = (WIDTH, len(counts) + 0.48 * sum(counts))
+    sizes = dict(figsize=size, height_ratios=counts)
     options = dict(sharex=True, squeeze=False, layout="constrained")
     _, axes = plt.subplots(len(comparisons), 1, **sizes, **options)
     for axis, comparison in zip(axes.flat, comparisons, strict=True):
         base = runs[comparison.base]
         effects = {r: effect(runs[r], base) for r in comparison.others if r in runs}
-        draw_effects(axis, dict(sorted(effects.items(), key=lambda item: -item[1].points)))
+        draw_effects(axis, dict(sorted(effects.items(), key=lambda item: -item[1].points)), runs)
         plain = mean_std([run["val_accuracy"] for run in base], 100, 1, " %")
         question = comparison.question.replace("`", "")
-        axis.set_title(f"{question}, {plain}", loc="left", fontsize=10)
-    axes[-1, 0].set_xlabel("points of accuracy, 95 % interval; grey: no effect measured")
+        axis.set_title(textwrap.fill(f"{question}: {plain}", 50), loc="left", fontsize=11)
+    axes[-1, 0].set_xlabel("points, 95 % interval; grey: no effect measured", fontsize=11)
     save_figure(name, 100)
 
 
