@@ -22,6 +22,7 @@ from core.drawings import (
     GREY,
     ORANGE,
     WIDTH,
+    code_of as code_of,
     draw_row,
     grid_of,
     layer_table as layer_table,

@@ -5,12 +5,16 @@ at most WIDTH inches wide and their panels stand one below the other: so they ca
 phone. Colours are Okabe and Ito's, safe for the colour-blind.
 """
 
+import inspect
 import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from core.optim import make_optimizer, make_schedule
 from core.recipes import EXPLAINED, in_use
@@ -198,6 +202,15 @@ def show_maps(network, images, each=7):
     return list(maps.values())
 
 
+def code_of(*parts):
+    """The source of these functions and classes as HTML. Long lines are to be scrolled: Jupyter
+    would break them in the middle of a word.
+    """
+    source = "\n\n".join(inspect.getsource(part).rstrip() for part in parts)
+    style = "white-space: pre; word-break: normal; overflow-x: auto; font: 0.85em monospace"
+    return highlight(source, PythonLexer(), HtmlFormatter(noclasses=True, prestyles=style))
+
+
 def layer_table(layers):
     """A Markdown table of the layers that have weights; their work in thousand multiply-adds.
 
@@ -205,8 +218,7 @@ def layer_table(layers):
     """
     rows = [
         {
-            "block": layer.name.split(".")[0].upper(),
-            "layer": words_of(layer),
+            "layer": f"{layer.name.split('.')[0].upper()}: {words_of(layer)}",
             "output": "×".join(map(str, layer.output)),
             "weights": f"{layer.parameters:,}",
             "work, k": f"{layer.macs / 1000:,.0f}",
@@ -215,7 +227,7 @@ def layer_table(layers):
         for layer in layers
         if layer.macs
     ]
-    return markdown(pd.DataFrame(rows), left=("layer",))
+    return markdown(pd.DataFrame(rows))
 
 
 def words_of(layer):

@@ -249,10 +249,12 @@ def markdown(table, left=()):
     return table.to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 
-def results_table(groups):
+def results_table(groups, short=False):
     """A Markdown table of records, best first: mean ± standard deviation over the seeds.
 
     The accuracy is that of the last epoch on the test images; validation runs are left out.
+
+    short: name, parameters, epochs and accuracy alone, which fit on a phone.
     """
     runs = frame(groups)
     runs = runs[runs["part"] == "test"].groupby("run")
@@ -270,16 +272,18 @@ def results_table(groups):
             **kinds,
         }
     )
-    return markdown(table.loc[mean.sort_values(ascending=False).index], left=KINDS)
+    table = table.loc[mean.sort_values(ascending=False).index]
+    return markdown(table.iloc[:, :4]) if short else markdown(table, left=KINDS)
 
 
 KINDS = ("device", "precision")
 
 
-def changes_table(groups, base):
+def changes_table(groups, base, short=False):
     """A Markdown table of validation runs that differ from `base` in one change, best first.
 
     base: a name in `groups`.
+    short: without the names of the runs and the seconds, so that it fits on a phone.
     """
     runs = frame(groups).groupby("run")
     mean = runs["accuracy"].mean()
@@ -294,7 +298,8 @@ def changes_table(groups, base):
             "training, s": runs["seconds"].agg(mean_std, digits=1),
         }
     )
-    return markdown(table.loc[mean.sort_values(ascending=False).index], left=("what differs",))
+    table = table.loc[mean.sort_values(ascending=False).index]
+    return markdown(table.iloc[:, 1:4] if short else table, left=("what differs",))
 
 
 def race_table(races):

@@ -1,5 +1,9 @@
 """Pictures and tables of a network and its recipe: what was drawn is returned, and is right."""
 
+import html
+import inspect
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -68,17 +72,23 @@ def test_maps_of_another_network_are_refused(network):
         utils.show_maps(network, torch.randn(1, 3, 32, 32))
 
 
+def test_code_is_shown_as_it_stands_and_its_lines_are_not_broken():
+    shown = utils.code_of(model.conv_block, model.Residual)
+    text = html.unescape(re.sub("<[^>]*>", "", shown)).strip()
+    one, other = map(inspect.getsource, (model.conv_block, model.Residual))
+    assert text == f"{one}\n{other}".strip()
+    assert "white-space: pre;" in shown
+
+
 def test_the_layer_table_has_every_parameter_of_a_layer_with_weights():
     table = utils.layer_table(analysis.layers(model.Net()))
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
-    assert [row[0] for row in rows] == "C1 C1 C2 C2 C3 C3 C3 C4 OUTPUT".split()
-    assert [rows[0][1], rows[4][1], rows[5][1]] == [
-        "4×4, stride 2",
-        "3×3, dilation 2",
-        "3×3 depthwise",
-    ]
+    blocks, layers = zip(*(row[0].split(": ") for row in rows), strict=True)
+    assert " ".join(blocks) == "C1 C1 C2 C2 C3 C3 C3 C4 OUTPUT"
+    assert layers[0] == "4×4, stride 2"
+    assert layers[4:6] == ("3×3, dilation 2", "3×3 depthwise")
     modules = [m for m in model.Net().modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    assert sum(int(row[3].replace(",", "")) for row in rows) == sum(map(analysis.count, modules))
+    assert sum(int(row[2].replace(",", "")) for row in rows) == sum(map(analysis.count, modules))
 
 
 @pytest.mark.parametrize("name", ["sprint", "compact", "strided"])

@@ -22,6 +22,7 @@ def test_records_are_grouped_by_run_and_averaged(tmp_path):
     assert row[:4] == ["`net-sprint`", "1,234", "2", "86.00 ± 1.41 (n = 2)"]
     assert row[4:7] == ["85.00", "87.00 ± 1.41 (n = 2)", "2"]
     assert row[7:] == ["cpu: X, AVX2, 2 threads", "float32"]
+    assert cells(r.results_table(groups, short=True)) == [row[:4]]
 
 
 def cells(table):
@@ -63,6 +64,10 @@ def test_changes_name_what_differs():
             "4.0 ± 0.0 (n = 2)",
         ],
         ["`base`", "nothing", "80.50 ± 0.71 (n = 2)", "", "2.0 ± 0.0 (n = 2)"],
+    ]
+    assert cells(r.changes_table(groups, "base", short=True)) == [
+        ["more", "91.00 ± 1.41 (n = 2)", "+10.50 (+5.69 to +15.31)"],
+        ["nothing", "80.50 ± 0.71 (n = 2)", ""],
     ]
 
 

@@ -66,6 +66,24 @@ def test_notebooks_are_clean(name):
     assert str(ROOT) not in path.read_text()
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_only_guards_a_page_is_out_of_the_readers_way(name):
+    """A cell of nothing but assertions is tagged "check", folded and short. No cell prints whether
+    something is true: a reader wants the number.
+    """
+    for cell in json.loads((ROOT / name).read_text())["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        parts = ast.parse("".join(cell["source"])).body
+        guards = bool(parts) and all(isinstance(part, ast.Assert) for part in parts)
+        assert guards == ("check" in cell["metadata"].get("tags", [])), cell["source"]
+        if guards:
+            assert cell["metadata"]["jupyter"] == {"source_hidden": True}
+            assert len(cell["source"]) < 5
+        for output in cell["outputs"]:
+            assert not re.search(r": (True|False)$", "".join(output.get("text", "")), re.MULTILINE)
+
+
 def test_the_solutions_are_those_of_the_lessons():
     """They are executed as a notebook of their own."""
     book = nbformat.read(solutions.PATH, 4)
