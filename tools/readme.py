@@ -171,18 +171,14 @@ def fastest(groups):
     for name in ("net-lean", "net-sprint"):
         runs = groups[name]
         seconds = mean_std([run["seconds"] for run in runs], digits=1, unit=" s")
-        flipped = mean_std([run["test_accuracy_flip"] for run in runs], 100, unit=" %")
         worst = min(run["test_accuracy"] for run in runs)
         sentences.append(
-            f"**{accuracy_of(runs)} of the test images after {seconds} of training** on "
-            f"{place(runs[0])}: `{name.replace('-', '`, recipe `')}`, {runs[0]['parameters']:,} "
-            f"parameters. The worst seed has {100 * worst:.2f} %. With the mirrored view averaged "
-            f"in: {flipped}."
+            f"`{name.split('-')[1]}`: **{accuracy_of(runs)} of the test images after {seconds} of "
+            f"training** on {place(runs[0])}; the worst seed has {100 * worst:.2f} %."
         )
     race = (
-        "The race: whole trainings, in one run on one machine, each by the shortest schedule found "
-        "that ends with 85 %. The optimiser and learning rate that `compact`'s text leaves open "
-        "are ours. Operations are counted; seconds belong to a machine."
+        "The race, of whole trainings, each by the shortest schedule found that ends with 85 %. "
+        "The optimiser and learning rate that `compact`'s text leaves open are ours."
     )
     return "\n\n".join([*sentences, race, race_table(bench("sprint"))])
 
