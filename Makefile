@@ -1,5 +1,5 @@
 # make run     build .venv, fetch the data, execute the main notebook, write S9_Final.html
-# make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
+# make test    ruff, then all tests and all notebooks, re-executed, one process a core
 # make bench   images per second of the augmentation engines
 # make sprint  time to 85 %: the sprint against the best published recipe
 # make growth  how a training's cost grows with images, epochs, parameters, processes
@@ -16,7 +16,7 @@ test: .venv/done
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) dataset.py
-	$(PYTHON) -m pytest --nbval
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval -n auto --maxprocesses 4 --dist loadfile
 
 bench: .venv/done
 	$(PYTHON) -m tools.bench_engines

@@ -152,12 +152,12 @@ OURS = dict(
 # Random crops of 24x24, in the second half of 28x28 pixels; tested on whole images.
 CROPS = ((0, 32, 0, 24), (0.5, 32, 0, 28))
 # Whole images shrunk to 20x20, then to 24x24, each shifted by up to 2 pixels; crops at the end.
-SHRUNK = ((0, 20, 2, 20), (0.375, 24, 2, 24), (0.625, 32, 0, 28))
+SHRUNK = ((0, 20, 2, 20), (0.33, 24, 2, 24), (0.55, 32, 0, 28))
 FAST = dict(engine="device", **OURS)
 
 RECIPES = {
     "sprint": Recipe(10, 512, lr=0.6, muon_lr=0.1, augment="flip", views=CROPS, **FAST),
-    "lean": Recipe(8, 256, lr=0.4, muon_lr=0.07, augment="flip", views=SHRUNK, **FAST),
+    "lean": Recipe(9, 256, lr=0.4, muon_lr=0.07, augment="flip", views=SHRUNK, **FAST),
     "standard": Recipe(50, 256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
     "frontier": Recipe(100, 256, lr=0.4, muon_lr=0.07, augment="flip_shift", **FAST),
     # The published networks' recipes. What a text leaves open is marked "ours".
