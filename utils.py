@@ -44,6 +44,7 @@ from core.records import (
     mean_std as mean_std,
     part_of,
     published as published,
+    race_table as race_table,
     results_table as results_table,
     seconds_to,
 )
