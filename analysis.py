@@ -4,6 +4,8 @@
     receptive_field(model)   of the last map
     check_assignment(model)  each rule with the measured value and a verdict
     summary(model)           the torchsummary table
+    grad_cam(model, images)  where it looks (core/looking.py)
+    calibrated, fit_temperature, calibration_error: how sure it may be (core/calibration.py)
 
 Networks take images (N, 3, 32, 32), float, and return logits (N, 10). One image is run through the
 network and what happens is watched (core/tracing.py), so it does not matter how the network is
@@ -17,7 +19,13 @@ import torch
 
 from core import assignment
 from core.assignment import LOGITS, plain
+from core.calibration import (
+    calibrated as calibrated,
+    calibration_error as calibration_error,
+    fit_temperature as fit_temperature,
+)
 from core.field import Sight
+from core.looking import grad_cam as grad_cam
 from core.tracing import COPIES, Call, follow, picture, run
 from core.undisturbed import undisturbed
 

@@ -15,7 +15,7 @@ os.chdir(root)
 sys.path.insert(0, str(root))
 
 HOSTED = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-LACKED = ("albumentations", "torchsummary", "tabulate")
+LACKED = ("albumentations", "captum", "torchsummary", "tabulate")
 
 
 def missing():

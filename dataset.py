@@ -34,6 +34,7 @@ from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
 from core.common import Parser
 from core.distributed import mine, rank
 from core.download import CACHE, DataError, data_root, load_cifar10
+from core.photos import load_photos as load_photos, open_photo as open_photo
 
 # As many workers as were asked for, also where there are fewer processors: the draws depend on it.
 warnings.filterwarnings("ignore", "This DataLoader will create", module="torch.utils.data")

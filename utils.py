@@ -2,7 +2,8 @@
 
 Every function draws with matplotlib and returns what it has drawn (indices, matrix, series), so
 that a notebook can assert on the data. Images are uint8 (N, 32, 32, 3) unless said otherwise.
-Pictures of a network and its recipe are handed on from core.drawings, records from core.records.
+Pictures of a network and its recipe are handed on from core.drawings, those of what a trained one
+does from core.pictures, records from core.records.
 """
 
 import itertools
@@ -33,6 +34,14 @@ from core.drawings import (
     show_receptive_field as show_receptive_field,
     show_schedule as show_schedule,
     styled,
+)
+from core.pictures import (
+    overlay as overlay,
+    plot_classes as plot_classes,
+    plot_reliability as plot_reliability,
+    show_filters as show_filters,
+    show_heat as show_heat,
+    show_photos as show_photos,
 )
 from core.records import (
     changes_table as changes_table,

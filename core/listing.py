@@ -1,0 +1,18 @@
+"""What `train.py --list` prints."""
+
+
+def print_list(models, recipes):
+    """All networks and recipes, a line each.
+
+    models: {name: class}, the first line of whose docstring says what it is.
+    recipes: {name: Recipe}.
+    """
+    print("models")
+    for name, build in models.items():
+        title = build.__doc__.split(": ", 1)[-1].splitlines()[0]
+        parameters = sum(p.numel() for p in build().parameters())
+        print(f"  {name:9} {parameters:>9,} parameters  {title}")
+    print("recipes")
+    for name, r in recipes.items():
+        rate = f"{r.optimizer} lr {r.lr:g} {r.schedule}"
+        print(f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {rate}, {r.augment}")

@@ -1,0 +1,81 @@
+"""Confidence against how often it is right, on cases that are counted by hand."""
+
+import numpy as np
+import pytest
+
+from core.calibration import calibrated, calibration_error, fit_temperature, reliability
+
+
+def sure(confidence, count):
+    """`count` answers "class 0" with this probability, the rest spread over the others."""
+    rows = np.full((count, 10), (1 - confidence) / 9)
+    rows[:, 0] = confidence
+    return rows
+
+
+def labels(right, count):
+    return np.where(np.arange(count) < right, 0, 5)
+
+
+def test_by_hand():
+    """100 answers of 95 %, 80 of them right, and 50 of 55 %, 30 of them right."""
+    probabilities = np.concatenate([sure(0.95, 100), sure(0.55, 50)])
+    truth = np.concatenate([labels(80, 100), labels(30, 50)])
+    assert calibration_error(probabilities, truth) == pytest.approx((100 * 0.15 + 50 * 0.05) / 150)
+    found = [b for b in reliability(probabilities, truth) if b.count]
+    assert [(b.count, b.confidence, b.accuracy) for b in found] == [
+        (50, pytest.approx(0.55), pytest.approx(0.6)),
+        (100, pytest.approx(0.95), pytest.approx(0.8)),
+    ]
+
+
+def test_every_answer_is_in_one_bin():
+    """Those on an edge, too, and a confidence of 1."""
+    probabilities = np.concatenate([sure(c, 10) for c in (1.0, 0.5, 0.2, 0.1)])
+    for bins in (1, 2, 5, 10):
+        found = reliability(probabilities, labels(20, 40), bins)
+        assert sum(b.count for b in found) == 40
+        assert len(found) == bins
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_the_temperature_that_was_put_on_is_found(factor):
+    """Labels are drawn by the softmax of logits: then these are honest, and factor times as large
+    ones are too sure by just that factor.
+    """
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (20_000, 10))
+    chance = calibrated(logits).astype(np.float64).cumsum(1)
+    truth = (generator.random((20_000, 1)) > chance).sum(1).clip(0, 9)
+    found = fit_temperature(factor * logits, truth)
+    assert found == pytest.approx(factor, rel=0.05)
+    assert calibration_error(calibrated(factor * logits, found), truth) < 0.015
+    if factor != 1:
+        assert calibration_error(calibrated(factor * logits), truth) > 0.04
+
+
+def test_a_temperature_changes_no_answer():
+    logits = np.random.default_rng(1).normal(0, 3, (500, 10))
+    for temperature in (0.1, 1, 10):
+        probabilities = calibrated(logits, temperature)
+        assert (probabilities.argmax(1) == logits.argmax(1)).all()
+        assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+def test_no_temperature(temperature):
+    with pytest.raises(ValueError, match="must be above 0"):
+        calibrated(np.zeros((2, 10)), temperature)
+
+
+@pytest.mark.parametrize("logits", [np.zeros((3, 9)), np.zeros(10), np.full((3, 10), np.nan)])
+def test_no_logits(logits):
+    with pytest.raises(ValueError, match=r"finite numbers, \(N, 10\)"):
+        fit_temperature(logits, np.zeros(3))
+
+
+def test_other_labels_are_refused():
+    with pytest.raises(ValueError, match="3 images"):
+        fit_temperature(np.zeros((3, 10)), np.zeros(2))
+    with pytest.raises(ValueError, match="3 images"):
+        calibration_error(np.full((3, 10), 0.1), np.zeros(2))
