@@ -2,6 +2,7 @@
 
     python train.py --model net --recipe sprint    85 % on two CPU cores in a minute or five
     python train.py --list                         all models and recipes
+    python train.py --model net --export onnx      the recorded network, for other programs
     torchrun --nproc-per-node 2 train.py --model net    one run on two processes
 
 In a notebook: `model, record = fit("net", RECIPES["sprint"])`, then `evaluate(model, ...)`.
@@ -38,7 +39,9 @@ from core.checkpoint import (
 )
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
+from core.export import export_onnx
 from core.forward import check_finite, classify, forward
+from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
 from core.records import epoch_line, make_record, part_of, paths_of
@@ -283,18 +286,8 @@ def parse(arguments):
     add("--validate", action="store_true", help="hold out 5,000 training images: for choosing")
     add("--resume", action="store_true", help="go on from the last epoch, to the same result")
     add("--list", action="store_true", help="print all models and recipes")
+    add("--export", choices=["onnx"], help="write the recorded network as an ONNX file")
     return parser.parse_args(arguments)
-
-
-def show_list():
-    print("models")
-    for name, build in MODELS.items():
-        title = build.__doc__.split(": ", 1)[-1].splitlines()[0]
-        print(f"  {name:9} {count_parameters(build()):>9,} parameters  {title}")
-    print("recipes")
-    for name, r in RECIPES.items():
-        rate = f"{r.optimizer} lr {r.lr:g} {r.schedule}"
-        print(f"  {name:9} {r.epochs} epochs, batch {r.batch_size}, {rate}, {r.augment}")
 
 
 def asked(options):
@@ -311,7 +304,7 @@ def asked(options):
 def main(arguments=None):
     options = parse(arguments)
     if options.list:
-        show_list()
+        print_list(MODELS, RECIPES)
         return
     try:
         with distributed.joined(options.device):
@@ -328,8 +321,14 @@ def main(arguments=None):
 
 
 def run(options):
-    """Trains as the command line asks, and says where the record is."""
+    """Trains, or exports, as the command line asks, and says where the result is."""
     name, recipe = asked(options)
+    if options.export:
+        network, record = load_weights(paths_of(name, ROOT).weights)
+        path = paths_of(name, ROOT).weights.with_suffix(".onnx")
+        export_onnx(network, record["recipe"]["augment"], path)
+        print(f"weights/{path.name}: uint8 images (N, 32, 32, 3) in, logits (N, 10) out")
+        return
     chosen = dict(validate=options.validate, resume=options.resume)
     first = distributed.rank() == 0
     with common.claimed(paths_of(name, ROOT).lock, name) if first else contextlib.nullcontext():
