@@ -1,5 +1,6 @@
 # make run     build .venv, fetch the data, execute the main notebook, write S9_Final.html
 # make test    ruff, then all tests and all notebooks, re-executed, one process a core
+# make test-extras  what needs the optional packages: the app in a browser, ONNX, Dask, otter-grader
 # make bench   images per second of the augmentation engines
 # make sprint  time to 85 %: the sprint against the best published recipe
 # make growth  how a training's cost grows with images, epochs, parameters, processes
@@ -17,6 +18,15 @@ test: .venv/done
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) dataset.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval -n auto --maxprocesses 4 --dist loadfile
+
+# The browser for the app's test is Debian's; where none can be installed, these tests are skipped.
+test-extras: .venv/done
+	$(PYTHON) -m pip install --quiet tensorboard $(patsubst %,-r %,$(wildcard requirements-*.txt))
+	command -v chromium || ! command -v apt-get || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(PYTHON) dataset.py
+	$(PYTHON) -m pytest tests/test_app.py tests/test_export.py tests/test_watching.py \
+		tests/test_many.py tests/test_grade.py
 
 bench: .venv/done
 	$(PYTHON) -m tools.bench_engines
@@ -38,4 +48,4 @@ readme badges: .venv/done
 	$(PYTHON) -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: run test bench sprint growth readme badges
+.PHONY: run test test-extras bench sprint growth readme badges

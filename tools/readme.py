@@ -36,6 +36,8 @@ LESSONS = {  # notebook: the question it asks
     "experiments/05_dilated": "How should a network see far?",
     "experiments/06_sprint": "Which tricks make 85 % in a minute?",
     "experiments/07_frontier": "How accurate can 200,000 parameters be?",
+    "experiments/08_look_inside": "Where does a network look, and how sure may it be?",
+    "experiments/09_learning_rate": "How is a rate found, and how does a wrong one look?",
     "experiments/10_your_turn": "What is your change worth, and how far does your network go?",
     "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
 }
@@ -98,6 +100,9 @@ def findings(groups):
     stepped = points("02_mistakes", "onecycle-per-epoch", "onecycle")
     half = [effect(*(tables["02_mistakes"][r][:n] for r in ("half", "right"))) for n in (3, 5)]
     muon = points("06_sprint", "sprint", "sgd")
+    large, little = (points("09_learning_rate", run, "right") for run in ("tenfold", "tenth"))
+    sure = json.loads((ROOT / "results" / "calibration" / "net-sprint-seed0.json").read_text())
+    off = [f"{100 * sure[f'calibration_error_{when}']:.1f}" for when in ("before", "after")]
     kept = claims(groups | tables["11_five_networks"])["verdict"] == "reached"
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
@@ -108,6 +113,8 @@ def findings(groups):
         "experiments/05_dilated": f"Dilation instead of a second stride: {dilated}",
         "experiments/06_sprint": f"Muon instead of SGD: {muon}",
         "experiments/07_frontier": accuracy_of(groups["frontier-frontier"]),
+        "experiments/08_look_inside": f"One temperature: {off[0]} points off, then {off[1]}",
+        "experiments/09_learning_rate": f"Ten times too large: {large}; too small: {little}",
         "experiments/10_your_turn": "That is yours to find",
         "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
     }
@@ -225,60 +232,19 @@ def results_readme():
     speeds = [(name, f"{speed:,}") for name, speed in engines["images_per_second"].items()]
     engine_table = markdown(pd.DataFrame(speeds, columns=["engine", "images/s"]))
     effects = [lesson_effects(name) for name in TABLES if comparisons_of(name)]
-    return RESULTS.format(
-        most_accurate=most_accurate(groups),
-        fastest=fastest(groups),
-        results=results_table(tested),
-        claims=markdown(claims(tested)),
-        cores=engines["cores"],
-        engines=engine_table,
-        effects="\n\n".join(effects),
+    return (
+        (ROOT / "tools" / "results.md")
+        .read_text()
+        .format(
+            most_accurate=most_accurate(groups),
+            fastest=fastest(groups),
+            results=results_table(tested),
+            claims=markdown(claims(tested)),
+            cores=engines["cores"],
+            engines=engine_table,
+            effects="\n\n".join(effects),
+        )
     )
-
-
-RESULTS = """\
-# What was measured
-
-Every file here is a record that a run wrote; this page is drawn from them by `make readme`. An
-accuracy is that of the **last** epoch, mean ± standard deviation over n seeds; choices were made on
-5,000 held-out training images.
-
-## The most accurate
-
-{most_accurate}
-
-## The fastest
-
-{fastest}
-
-![Test accuracy against training time](../images/race.png)
-
-## All tested networks
-
-{results}
-
-Training seconds leave out the evaluations; runs on one thread shared the machine with another one.
-What the texts of the five published networks say, and what was measured:
-
-{claims}
-
-"As run" has the text's own mistake: an invalid cutout, or a black hole. `strided` and `compact`
-have recipes that are mostly ours, for their texts leave them open. `stacked` states no accuracy.
-
-## Effects
-
-One change at a time, trained on 45,000 images and judged on the 5,000 held out: points of accuracy
-against the run without the change, with their 95 % interval. Where there is no effect at all, one
-interval in twenty misses zero by chance: mistrust those that end next to it.
-
-{effects}
-
-## Making batches
-
-Flip, 4-pixel shift and normalisation with {cores} cores; `make bench` measures it on yours.
-
-{engines}
-"""
 
 
 # ------------------------------------------------------------------------------------------- images
