@@ -106,13 +106,6 @@ def validated(name, description, seeds=3, **details):
     return Run(name, "lean", seeds, description=description, validate=True, **details)
 
 
-def opponent(epochs):
-    """`compact` by a shorter schedule: which is the shortest that ends with 85 %?"""
-    change, name = dict(epochs=epochs), f"compact-{epochs}-epochs"
-    about = f"compact by its own recipe in {epochs} epochs: a search for its shortest schedule"
-    return Run(name, "compact", 1, change, "compact", True, about)
-
-
 CUT = ((0, 32, 0, 20), (0.33, 32, 0, 24), (0.55, 32, 0, 28))
 FOUR_LARGE = ((0, 20, 2, 20), (0.25, 24, 2, 24), (0.5, 32, 0, 28))
 RUNS = [
@@ -135,13 +128,12 @@ RUNS = [
         change=dict(epochs=10),
         variants=dict(make_batches=make_chosen, train_epoch=hard_epoch),
     ),
-    *[opponent(epochs) for epochs in (20,)],
 ]
 
 COMPARISONS = [
     Comparison(
         "what the leaner sprint's parts are worth",
         "lean",
-        tuple(run.name for run in RUNS if run.recipe == "lean" and run.name != "lean"),
+        tuple(run.name for run in RUNS if run.name != "lean"),
     )
 ]
