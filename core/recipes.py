@@ -157,7 +157,7 @@ FAST = dict(engine="device", **OURS)
 
 RECIPES = {
     "sprint": Recipe(10, 512, lr=0.6, muon_lr=0.1, augment="flip", views=CROPS, **FAST),
-    "lean": Recipe(9, 256, lr=0.4, muon_lr=0.07, augment="flip", views=SHRUNK, **FAST),
+    "lean": Recipe(9, 256, lr=0.5, muon_lr=0.12, augment="flip", views=SHRUNK, **FAST),
     "standard": Recipe(50, 256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
     "frontier": Recipe(100, 256, lr=0.4, muon_lr=0.07, augment="flip_shift", **FAST),
     # The published networks' recipes. What a text leaves open is marked "ours".

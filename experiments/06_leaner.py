@@ -117,8 +117,8 @@ RUNS = [
     ),
     validated("crops", "crops of 20, 24, 28 pixels, nothing shrunk", change=dict(views=CUT)),
     validated(
-        "batch-512",
-        "batch 512 (lr 0.6, Muon 0.1) instead of 256",
+        "sprints-rates",
+        "the sprint's batches and rates: 512, lr 0.6, Muon 0.1",
         change=dict(batch_size=512, lr=0.6, muon_lr=0.1),
     ),
     validated("gelu", "GELU instead of ReLU", model=gelu),

@@ -32,7 +32,7 @@ IMAGES = 50_000
 RACERS = {  # name: (model, recipe)
     "lean": ("net", RECIPES["lean"]),
     "sprint": ("net", RECIPES["sprint"]),
-    "compact": ("compact", dataclasses.replace(RECIPES["compact"], epochs=22)),
+    "compact": ("compact", dataclasses.replace(RECIPES["compact"], epochs=20)),
 }
 RESULT = ROOT / "results" / "bench" / "sprint.json"
 
