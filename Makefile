@@ -22,7 +22,7 @@ test: .venv/done
 # The browser for the app's test is Debian's; where none can be installed, these tests are skipped.
 test-extras: .venv/done
 	$(PYTHON) -m pip install --quiet tensorboard $(patsubst %,-r %,$(wildcard requirements-*.txt))
-	command -v chromium || ! command -v apt-get || test "$$(id -u)" != 0 || \
+	-command -v chromium || ! command -v apt-get || test "$$(id -u)" != 0 || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(PYTHON) dataset.py
 	$(PYTHON) -m pytest tests/test_app.py tests/test_export.py tests/test_watching.py \

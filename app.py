@@ -212,8 +212,8 @@ def main():
         sys.exit("app.py: no network is calibrated yet: python -m tools.calibrate")
     try:
         start(port)
-    except OSError as error:
-        sys.exit(f"app.py: {error}".splitlines()[0])
+    except OSError:  # Gradio's, which it raises for nothing else
+        sys.exit(f"app.py: port {port} is taken; choose another: --port {port % 65_535 + 1}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ pytest.importorskip("gradio", reason="pip install -r requirements-app.txt")
 import app
 
 SPRINT = "net-sprint-seed0"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,23 @@ def test_without_the_test_images_the_gallery_says_so(monkeypatch, tmp_path):
 def test_the_fingerprint_is_of_the_file():
     path = ROOT / "weights" / f"{SPRINT}.pt"
     assert app.load(SPRINT).calibration["weights"] == fingerprint([path.read_bytes()])
+
+
+def typed(*words):
+    command = [sys.executable, "app.py", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_port_that_is_none_or_taken_is_a_sentence():
+    assert "'x' is not a whole number" in typed("--port", "x").stderr
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        run = typed("--port", str(port))
+    assert run.returncode == 1
+    assert f"app.py: port {port} is taken; choose another: --port {port + 1}" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 # --------------------------------------------------------------------------------- in the browser

@@ -165,3 +165,10 @@ def test_a_run_writes_record_weights_and_checkpoint(small, tmp_path, monkeypatch
     assert checkpoint.stat().st_mtime_ns == before
     files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert files == [f"{name}.json", f"{name}.pt", f"{name}.pt"]
+
+
+def test_the_app_without_its_extra_says_what_to_install(course):
+    command = [sys.executable, "-c", "import sys; sys.modules['gradio'] = None; import app"]
+    run = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == ("app.py needs gradio: python -m pip install -r requirements-app.txt\n")
