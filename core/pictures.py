@@ -113,7 +113,7 @@ def plot_classes(record, columns=5):
     above.set(xlabel="epoch", ylabel=f"{part_of(record)} accuracy, %", ylim=(0, 100))
     above.set_xticks(epochs[:: max(1, len(epochs) // 10)])
     above.grid()
-    above.legend(ncols=3, fontsize=9)
+    above.legend(ncols=5, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     for epoch, share in enumerate(shares):
         axis = figure.add_subplot(grid[1 + epoch // columns, epoch % columns])
         axis.imshow(np.where(np.eye(10, dtype=bool), 0, share), cmap="Blues", vmin=0, vmax=0.5)
