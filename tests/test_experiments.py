@@ -268,3 +268,46 @@ def test_the_gpu_table_is_rehearsed(small):
     few = Cifar10(*(part[:64] for part in small))
     _, record = train.fit(line.model, dataclasses.replace(recipe, epochs=1), few, progress=False)
     assert 2 < record["history"][0]["train_loss"] < 2.5
+
+
+@pytest.fixture(scope="module")
+def leaner():
+    return load_table(ROOT / "experiments" / "06_leaner.py")
+
+
+def test_only_the_harder_half_is_trained_on_and_the_schedule_comes_to_its_end(small, leaner):
+    rates, seen = [], []
+
+    def epoch(model, batches, *rest):
+        found = leaner.hard_epoch(model, batches, *rest)
+        seen.append(None if batches.chosen is None else batches.chosen.clone())
+        rates.append(rest[1].get_last_lr()[0])
+        if len(seen) == leaner.BEGINS:  # what the next epoch has to choose by
+            rest = model, batches, train_recipe, "float32"
+            hardness.append(leaner.losses_of(*rest))
+        return found
+
+    hardness = []
+    short = dict(epochs=5, batch_size=64, precision="float32")
+    train_recipe = dataclasses.replace(RECIPES["lean"], **short)
+    train.fit(
+        "net",
+        train_recipe,
+        small,
+        device="cpu",
+        progress=False,
+        make_batches=leaner.make_chosen,
+        train_epoch=epoch,
+    )
+    assert seen[: leaner.BEGINS] == [None] * leaner.BEGINS
+    chosen = seen[leaner.BEGINS]
+    assert chosen.sum() == leaner.HARD * len(small.train_labels)
+    assert hardness[0][chosen].min() >= hardness[0][~chosen].max()
+    assert rates[-1] == pytest.approx(0, abs=1e-6)  # as many steps of the schedule as planned
+
+
+def test_gelu_takes_the_place_of_every_relu(leaner):
+    network, plain = leaner.gelu(), model.Net()
+    kinds = [type(module) for module in network.modules()]
+    assert nn.ReLU not in kinds
+    assert kinds.count(nn.GELU) == sum(isinstance(m, nn.ReLU) for m in plain.modules())
