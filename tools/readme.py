@@ -71,8 +71,8 @@ def numbers(groups):
         ("`net`, 50 epochs with the assignment's augmentation", groups["net-standard"]),
         ("`compact`, the best of five student networks, 50 epochs", groups["compact-compact"]),
         ("`net`, the sprint of 10 epochs", groups["net-sprint"]),
+        ("the same, another processor", load_records("06_processors/*.json")["avx2"]),
         ("`net`, the leaner sprint of 9 epochs", groups["net-lean"]),
-        ("the first sprint, another processor", load_records("06_processors/*.json")["avx2"]),
     ]
     table = [
         (name, f"{runs[0]['parameters']:,}", accuracy_of(runs, ""), time_of(runs))
