@@ -125,6 +125,7 @@ RUNS = [
     validated(
         "hard-10-epochs",
         "from the 4th of 10 epochs on only the harder half of the images",
+        seeds=2,
         change=dict(epochs=10),
         variants=dict(make_batches=make_chosen, train_epoch=hard_epoch),
     ),
