@@ -1,5 +1,5 @@
 # make run     build .venv, fetch the data, execute the main notebook, write S9_Final.html
-# make test    ruff, then all tests and all notebooks, re-executed, one process a core
+# make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
 # make test-extras  what needs the optional packages: the app in a browser, ONNX, Dask, otter-grader
 # make bench   images per second of the augmentation engines
 # make sprint  a race to 85 %: the sprints against the best of the five rebuilt networks
@@ -17,7 +17,7 @@ test: .venv/done
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) dataset.py
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval -n auto --maxprocesses 4 --dist loadfile
+	$(PYTHON) -m pytest --nbval
 
 # The browser for the app's test is Debian's; where none can be installed, these tests are skipped.
 test-extras: .venv/done
