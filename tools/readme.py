@@ -41,7 +41,7 @@ LESSONS = {  # notebook: the question it asks
     "experiments/10_your_turn": "What is your change worth, and how far does your network go?",
     "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
 }
-TABLES = sorted(path.stem for path in (ROOT / "experiments").glob("[0-9]*.py"))
+TABLES = [path.name for path in sorted((ROOT / "results").glob("[0-9]*")) if path.is_dir()]
 
 
 # ---------------------------------------------------------------------------------------- README.md
@@ -188,8 +188,8 @@ def fastest(groups):
             f"{100 * worst:.2f} %, after a training of {time_of(runs)}."
         )
     race = (
-        "These were two machines of one kind, the first one slower. A race of whole trainings in "
-        "one run on one machine, each by a schedule that ends with about 85 %:"
+        "`lean` was recorded on the slower of two machines of one kind. A race of whole trainings "
+        "on one machine, in one run, each by a schedule that ends with about 85 %:"
     )
     return "\n\n".join([*sentences, race, race_table(bench("sprint"))])
 
@@ -216,8 +216,9 @@ def claims(groups):
 def lesson_effects(name):
     """One lesson's comparisons: its picture, and the tables behind it, folded away."""
     runs = load_records(f"{name}/*.json")
-    question = LESSONS[f"experiments/{name}"]
-    sections = [f"### [`{name}`](../experiments/{name}.ipynb): {question}"]
+    question = LESSONS.get(f"experiments/{name}", "a second table of runs")
+    file = f"{name}.ipynb" if f"experiments/{name}" in LESSONS else f"{name}.py"
+    sections = [f"### [`{name}`](../experiments/{file}): {question}"]
     sections.append(f"![Effects with their intervals](../images/{name}.png)")
     sections.append("<details>\n<summary>The numbers</summary>")
     for comparison in comparisons_of(name):
