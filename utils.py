@@ -30,6 +30,7 @@ from core.drawings import (
     recipe_table as recipe_table,
     show_blocks as show_blocks,
     show_convolution as show_convolution,
+    show_grid,
     show_maps as show_maps,
     show_receptive_field as show_receptive_field,
     show_schedule as show_schedule,
@@ -92,10 +93,7 @@ def show_samples(images, labels, each=8, seed=0):
 def show_images(images, columns=8):
     """Images, row by row. Returns them."""
     images = checked_images(images)
-    axes = grid_of(-(-len(images) // columns), columns, cell=WIDTH / columns)
-    for axis, image in zip(axes.flat, images, strict=False):
-        axis.imshow(image, interpolation="nearest")
-    plt.show()
+    show_grid(images, columns)
     return images
 
 

@@ -44,6 +44,14 @@ def grid_of(rows, columns, cell=1.0, caption=0.0):
     return axes
 
 
+def show_grid(pictures, columns):
+    """Pictures (N, H, W, 3), `columns` in a row."""
+    axes = grid_of(-(-len(pictures) // columns), columns, cell=WIDTH / columns)
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+    plt.show()
+
+
 def draw_row(axes, name, images, **options):
     """Images side by side, and the name before the first of them.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.arrays import CLASSES
 from core.calibration import calibration_error, reliability
-from core.drawings import BLUE, COLOURS, GREY, ORANGE, WIDTH, grid_of, styled
+from core.drawings import BLUE, COLOURS, GREY, ORANGE, WIDTH, grid_of, show_grid, styled
 from core.records import part_of
 
 
@@ -53,10 +53,7 @@ def show_filters(weights, columns=8):
     """
     filters = np.asarray(weights.detach().float().cpu()).transpose(0, 2, 3, 1)
     pictures = 0.5 + 0.5 * filters / np.abs(filters).max((1, 2, 3), keepdims=True).clip(1e-12)
-    axes = grid_of(-(-len(pictures) // columns), columns, cell=WIDTH / columns)
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        axis.imshow(picture, interpolation="nearest")
-    plt.show()
+    show_grid(pictures, columns)
     return pictures
 
 
