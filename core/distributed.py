@@ -10,6 +10,7 @@ core.spread trains as if one process saw it whole.
 
 import contextlib
 import os
+import signal
 import sys
 
 import torch
@@ -18,6 +19,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from core.common import TrainingError
 from core.device import pick_device
+
+KILLED = (
+    "A process of this run was killed (out of memory?); finished epochs are kept: repeat the "
+    "command with --resume, with as many processes as you like."
+)
 
 
 def launched():
@@ -42,30 +48,35 @@ def joined(device=None):
     device: as for `pick_device`; "cuda" is the GPU of this process's number on its machine.
 
     What goes wrong in several of them is told by one: the others exit in silence. Raises
-    TrainingError for a device that they cannot share, or where another process has died.
+    TrainingError for a device that they cannot share, or where another process has died: that is
+    seen from a broken connection, or from torchrun's SIGTERM, whichever is first.
     """
     if not launched():
         yield
         return
     kind = pick_device(device).type
     store, number, count = next(rendezvous("env://"))
+    before = signal.signal(signal.SIGTERM, stopped)
     try:
         take_device(kind, int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=count)
         yield
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if store.add("told", 1) > 1:
             sys.exit(1)
         if "closed by peer" in str(error) or "reset by peer" in str(error):
-            raise TrainingError(
-                "Another process of this run has died (killed, out of memory?); finished epochs "
-                "are kept: repeat the command with --resume, with as many processes as you like."
-            ) from None
+            raise TrainingError(KILLED) from None
         raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def stopped(*_):
+    raise TrainingError(KILLED)
 
 
 def take_device(kind, number):
