@@ -107,7 +107,8 @@ class View(NamedTuple):
 class DeviceBatches:
     """Whole-batch flip, shift and cutout by indexing, on the device; see `make_batches`.
 
-    One epoch a pass. `.view` may change between them.
+    One epoch a pass. `.view` and `.mixup` may change between them; where images are mixed the
+    labels are probabilities, (B, 10).
     """
 
     def __init__(self, images, labels, batch_size, augment, train, seed, device):
@@ -125,6 +126,7 @@ class DeviceBatches:
         self.flip = train and "flip" in augment
         self.cutout = train and "cutout" in augment
         self.view = View(pad=4 if train and "shift" in augment else 0)
+        self.mixup = 0.0  # the largest share of a second image
         self.mean = 255 * torch.tensor(AUGMENTATIONS[augment].mean, device=device)
         self.std = 255 * torch.tensor(AUGMENTATIONS[augment].std, device=device)
         self._resized_for = self._resized = None
@@ -152,18 +154,37 @@ class DeviceBatches:
         columns = corner[1] + torch.where(mirrored.to(device), across.flip(0), across)  # (N, W)
         # A row of numbers for a whole image: faster than three at a time.
         mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)
-        self.epoch += self.train
-        for picked in order.split(self.batch_size):
-            if self.train:
-                picked = mine(picked)
+        if self.mixup:
+            partner = torch.randperm(count, generator=generator).to(device)
+            share = torch.rand(count, 1, generator=generator).to(device) * self.mixup
+
+        def cut(picked):
+            """The images of these numbers, (B, H, W, 3)."""
             # Which line of all images' lines, then which pixel of all their pixels.
             lines = picked[:, None] * side + rows[picked]  # (B, H)
             index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W)
             batch = pixels.index_select(0, index.flatten()).view(-1, len(mean))  # (B, H·W·3)
-            batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)  # (B, H, W, 3)
+            batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)
             if self.cutout:
                 batch[self._inside(hole[:, picked], across)] = 0  # the mean, once normalised
-            yield batch.permute(0, 3, 1, 2), self.labels[picked]
+            return batch
+
+        self.epoch += self.train
+        for picked in order.split(self.batch_size):
+            if self.train:
+                picked = mine(picked)
+            batch, labels = cut(picked), self.labels[picked]
+            if self.mixup:
+                other = partner[picked]
+                batch = torch.lerp(batch, cut(other), share[picked][:, None, None])
+                labels = torch.lerp(
+                    self._one_hot(labels), self._one_hot(self.labels[other]), share[picked]
+                )
+            yield batch.permute(0, 3, 1, 2), labels
+
+    @staticmethod
+    def _one_hot(labels):
+        return F.one_hot(labels, len(CLASSES)).float()
 
     def order(self, generator):
         """Which images, and in which order: (N,) indices."""

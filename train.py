@@ -19,14 +19,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from core import common, distributed
+from core import averaging, common, distributed
 from core.checkpoint import (
     DAMAGE,
     fingerprint,
@@ -40,7 +38,7 @@ from core.checkpoint import (
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
 from core.export import export_onnx
-from core.forward import check_finite, classify, forward
+from core.forward import Evaluation, check_finite, classify, forward
 from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
@@ -74,20 +72,12 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        correct = (logits.detach().argmax(1) == labels).sum()
+        truth = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixture its larger part
+        correct = (logits.detach().argmax(1) == truth).sum()
         # The sums stay on the device: nobody waits for them. The last batch may be smaller.
         total = total + torch.stack([loss.detach() * len(labels), correct])
         count += len(labels)
     return distributed.mean(total, count).tolist()
-
-
-class Evaluation(NamedTuple):
-    """What a network says of a set of images."""
-
-    loss: float  # mean cross-entropy
-    accuracy: float  # 0..1
-    probabilities: np.ndarray  # (N, 10) float32
-    predictions: np.ndarray  # (N,) int64
 
 
 def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=1000):
@@ -178,7 +168,10 @@ def fit(
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     identity = identity_of(name, recipe, precision, validate, network, arrays)
+    average = averaging.follow(network, optimizer, recipe.ema)
     states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
+    states |= dict(average=average) if recipe.ema else {}
+    judged = average.module if recipe.ema else network
     history = load_checkpoint(checkpoint, identity, states, device) if resume else []
     setup = time.perf_counter() - clock
 
@@ -190,26 +183,29 @@ def fit(
         batches.epoch = epoch
         if recipe.views:
             batches.view = View(*recipe.view_at(epoch))
+        if recipe.mixup:
+            batches.mixup = recipe.mixup_at(epoch)
         loss, accuracy = train_epoch(
             trained, batches, optimizer, schedule, scaler, recipe, precision, progress
         )
+        judged = averaging.settled(average, batches, precision)
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
         check_finite(loss, epoch, recipe)
         clock = time.perf_counter()
-        test_loss, test_accuracy = judge(network, test_images, test_labels, recipe, precision)
-        judged = {f"{part}_loss": test_loss, f"{part}_accuracy": test_accuracy}
+        test_loss, test_accuracy = judge(judged, test_images, test_labels, recipe, precision)
         learnt = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy}
+        tested = {f"{part}_loss": test_loss, f"{part}_accuracy": test_accuracy}
         spent = {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
-        history.append(learnt | judged | spent)
+        history.append(learnt | tested | spent)
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if on_epoch:
-            on_epoch(network, history)
+            on_epoch(judged, history)
         if checkpoint and distributed.rank() == 0:
             save_checkpoint(checkpoint, identity, states, history, device)
-    _, flipped = judge(network, test_images, test_labels, recipe, precision, flip=True)
-    size = count_parameters(network)
-    return network, make_record(name, size, recipe, device, precision, part, history, flipped)
+    _, flipped = judge(judged, test_images, test_labels, recipe, precision, flip=True)
+    size = count_parameters(judged)
+    return judged, make_record(name, size, recipe, device, precision, part, history, flipped)
 
 
 def judge(network, images, labels, recipe, precision, flip=False):

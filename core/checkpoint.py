@@ -1,9 +1,7 @@
 """The state of an unfinished run: written after every epoch, gone on from to the identical end."""
 
-import dataclasses
 import hashlib
 import io
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from core.common import CheckpointError, write_atomically
+from core.recipes import DEFAULTS, settings
 
 # What torch.load and a dictionary raise for files that are none of ours.
 DAMAGE = (
@@ -34,10 +33,10 @@ def identity_of(name, recipe, precision, validate, network, data):
     network: before its training; its layers and the code of its own classes count.
     data: the fingerprint of the images and labels.
     """
-    used = dataclasses.asdict(recipe) | {"precision": precision}
+    used = settings(recipe) | {"precision": precision}
     return {
         "model": name,
-        "recipe": json.loads(json.dumps(used)),
+        "recipe": used,
         "validate": validate,
         "network": fingerprint([architecture(network).encode()]),
         "data": data,
@@ -134,6 +133,7 @@ def load_checkpoint(path, identity, states, device):
     try:
         state = read_tensors(path)
         saved = state["identity"]
+        saved["recipe"] = DEFAULTS | saved["recipe"]
     except DAMAGE:
         raise CheckpointError(
             f"{path} is not a checkpoint of this program, or is damaged; "

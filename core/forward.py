@@ -1,7 +1,9 @@
 """What a network says of images: logits, of the shape that they must have, and the loss."""
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -9,6 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 from core.arrays import CLASSES
 from core.common import TrainingError
 from core.device import autocast
+
+
+class Evaluation(NamedTuple):
+    """What a network says of a set of images."""
+
+    loss: float  # mean cross-entropy
+    accuracy: float  # 0..1
+    probabilities: np.ndarray  # (N, 10) float32
+    predictions: np.ndarray  # (N,) int64
 
 
 def forward(model, images, labels, recipe, precision):

@@ -1,6 +1,7 @@
 """Recipes: all that decides a run, beside the model, as data."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
 from core.common import is_number
@@ -29,6 +30,11 @@ class Recipe:
     step_epochs, step_gamma: step: every so many epochs the rate is multiplied by this.
     muon_lr, muon_decay: muon: peak and decoupled weight decay of the convolution weights.
     label_smoothing: this share of the probability goes to all classes alike.
+    mixup: device engine: the largest share of a second image in every image, and of its label
+        (Zhang et al. 2017, arXiv:1710.09412, here drawn uniformly; 0 to 0.5). It grows from 0 over
+        the first half of the epochs, as in xvel/cifar10-tiniest. 0 is off.
+    ema: what is judged and kept are weights averaged over the steps, each step's mean being `ema`
+        of the last one's, the rest its own weights; 0 is off. See core.averaging.
     augment: a name in core.augment.AUGMENTATIONS; it sets the normalisation, too.
     engine: in ENGINES: "albumentations" can do any pipeline, "device" is fast; see
         `dataset.make_batches`.
@@ -56,6 +62,8 @@ class Recipe:
     muon_lr: float = 0.0
     muon_decay: float = 0.0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
     augment: str = "none"
     engine: str = "albumentations"
     views: tuple = ()
@@ -98,8 +106,11 @@ class Recipe:
             raise ValueError("muon_lr is 0; with it no convolution learns; set it, e.g. to 0.05.")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum of more than 0.")
-        if self.engine == "albumentations" and self.views:
-            raise ValueError('views are the device engine\'s; set engine="device", or views=().')
+        for field, off in (("views", ()), ("mixup", 0)):
+            if self.engine == "albumentations" and getattr(self, field):
+                raise ValueError(
+                    f'{field} is the device engine\'s; set engine="device", or {field}={off}.'
+                )
         if self.engine == "device" and self.augment not in DEVICE_AUGMENTATIONS:
             raise ValueError(
                 f"The device engine does not know the augmentation {self.augment!r}, only "
@@ -110,6 +121,10 @@ class Recipe:
         """(side, pad, crop) of the last one of `views` that has begun by this epoch, from 0 on."""
         begun = [view for view in self.views if epoch >= view[0] * self.epochs]
         return begun[-1][1:]
+
+    def mixup_at(self, epoch):
+        """The largest share of a second image in this epoch, from 0 on."""
+        return self.mixup * min(1, 2 * epoch / self.epochs)
 
 
 CHOICES = {
@@ -132,6 +147,8 @@ RANGES = {  # field: what it is, the least, the most
     "muon_lr": (REAL, 0, 1e30),
     "muon_decay": (REAL, 0, 1),
     "label_smoothing": (REAL, 0, 0.9999),
+    "mixup": (REAL, 0, 0.5),
+    "ema": (REAL, 0, 0.99999),
     "seed": (WHOLE, 0, 1_000_000_000_000),  # a million times it is still a seed for torch
 }
 
@@ -145,6 +162,15 @@ def is_view(view):
         return False
     return 0 <= pad < side <= 256 and 1 <= crop <= side + 2 * pad
 
+
+def settings(recipe):
+    """A recipe as JSON keeps it: {field: value}."""
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+# What a record or a checkpoint does not say that is older than a field.
+DEFAULTS = settings(Recipe(1))
+del DEFAULTS["epochs"]
 
 OURS = dict(
     optimizer="muon", weight_decay=5e-4, schedule="triangle", warmup=0.25, label_smoothing=0.1
@@ -198,6 +224,8 @@ EXPLAINED = {
         "06_sprint",
         "no-label-smoothing",
     ),
+    "mixup": ("each image is mixed with another, by up to this share", "07_frontier", ""),
+    "ema": ("weights averaged over the steps; this share of the mean stays", "07_frontier", ""),
     "augment": ("how images are changed, at random", "03_augmentation", ""),
     "engine": ("what changes them: worker processes, or the device, batch by batch", "", ""),
     "views": (

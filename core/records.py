@@ -24,6 +24,7 @@ from scipy import stats
 from core.common import ROOT, is_number
 from core.device import describe_device
 from core.distributed import size
+from core.recipes import DEFAULTS, settings
 
 
 def make_record(name, parameters, recipe, device, precision, part, history, flip_accuracy):
@@ -75,8 +76,8 @@ def is_recorded(path, recipe, validate):
     except ValueError:
         print(f"{path} is damaged: the run is done anew.", flush=True)
         return False
-    asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    same = record["recipe"] == asked and part_of(record) == ("val" if validate else "test")
+    part = "val" if validate else "test"
+    same = DEFAULTS | record["recipe"] == settings(recipe) and part_of(record) == part
     if not same:
         print(f"{path} is of another recipe: the run is done anew.", flush=True)
     return same

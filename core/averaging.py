@@ -1,0 +1,38 @@
+"""Weights averaged over a training's steps: a better network for nothing but memory.
+
+Polyak and Juditsky 1992; as an exponential mean, and with batch-norm statistics of its own, as in
+Izmailov et al. 2018 (arXiv:1803.05407).
+"""
+
+from itertools import islice
+
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from core.device import autocast
+
+
+def follow(network, optimizer, decay):
+    """A copy of `network` whose weights are averaged after each step of `optimizer`.
+
+    Each time its weights become `decay` of what they were and 1 - `decay` of the network's.
+    A decay of 0 returns the network itself. The copy has a state_dict, for checkpoints.
+    """
+    if not decay:
+        return network
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(network))
+    return average
+
+
+def settled(average, batches, precision, count=20):
+    """The network inside what `follow` returned, ready to be judged.
+
+    The batch-norm statistics that it has are another network's; `count` of the training batches
+    give it its own.
+    """
+    if not isinstance(average, AveragedModel):
+        return average
+    device = next(average.parameters()).device
+    with autocast(device, precision):
+        update_bn(islice(batches, count), average.module, device)
+    return average.module
