@@ -4,6 +4,7 @@
     receptive_field(model)   of the last map
     check_assignment(model)  each rule with the measured value and a verdict
     summary(model)           the torchsummary table
+    operations(model, recipe)   the arithmetic of a whole training
     grad_cam(model, images)  where it looks (core/looking.py)
     calibrated, fit_temperature, calibration_error: how sure it may be (core/calibration.py)
 
@@ -16,6 +17,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from core import assignment
 from core.assignment import LOGITS, plain
@@ -26,6 +28,7 @@ from core.calibration import (
 )
 from core.field import Sight
 from core.looking import grad_cam as grad_cam
+from core.optim import make_optimizer
 from core.tracing import COPIES, Call, follow, picture, run
 from core.undisturbed import undisturbed
 
@@ -241,6 +244,28 @@ def few(names):
     """The first four names, and how many more there are."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more or "none"
+
+
+def operations(network, recipe, images=50_000):
+    """Multiplications and additions of a whole training; the evaluations are not in it.
+
+    Two for each multiply-accumulate of a layer, in three passes: forward, the gradient of the
+    weights, the gradient of the maps, which the first layer does without. To these come the
+    optimiser's own matrix products, counted by torch (whose counter takes the backward pass of a
+    depthwise convolution for a dense one, so it is not asked for the network's).
+    """
+    optimizer = make_optimizer(network, recipe)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    steps = recipe.epochs * -(-images // recipe.batch_size)
+    total = steps * counter.get_total_flops()
+    for epoch in range(recipe.epochs):
+        side = recipe.view_at(epoch)[2] if recipe.views else 32
+        macs = [layer.macs for layer in layers(network, (3, side, side))]
+        total += images * 2 * (3 * sum(macs) - macs[0])
+    return total
 
 
 def summary(model, input_shape=INPUT_SHAPE):

@@ -10,10 +10,11 @@ import torch
 from conftest import ROOT, record
 from torch.utils.flop_counter import FlopCounterMode
 
+import analysis
 from core.recipes import RECIPES
 from core.records import race_table
 from model import Net
-from tools import bench_engines, bench_growth, bench_sprint, readme
+from tools import bench_blocks, bench_engines, bench_growth, bench_sprint, readme
 
 
 def test_all_engines_are_measured_on_200_images(small):
@@ -62,8 +63,8 @@ def test_operations_agree_with_torchs_counter_where_nothing_is_depthwise():
             network(torch.randn(2, 3, side, side)).sum().backward()
         an_image += counter.get_total_flops() / 2
     sgd = dataclasses.replace(recipe, optimizer="sgd")
-    assert bench_sprint.operations(network, sgd, 10) == pytest.approx(10 * an_image)
-    muons = bench_sprint.operations(network, recipe, 512) - 512 * an_image  # one step an epoch
+    assert analysis.operations(network, sgd, 10) == pytest.approx(10 * an_image)
+    muons = analysis.operations(network, recipe, 512) - 512 * an_image  # one step an epoch
     assert 0 < muons < 0.1 * 512 * an_image
 
 
@@ -84,3 +85,14 @@ def test_a_class_of_100_is_1000_epochs_of_50_000_images():
 def test_four_plain_blocks_of_twice_the_width_have_four_times_the_parameters():
     small, large = (sum(p.numel() for p in bench_growth.Scaled(w).parameters()) for w in (32, 64))
     assert large / small == pytest.approx(4, rel=0.03)
+
+
+@pytest.mark.parametrize("name", bench_blocks.BLOCKS)
+def test_every_block_is_measured_and_keeps_its_shape(name):
+    build = bench_blocks.BLOCKS[name]
+    assert build(16)(torch.randn(2, 16, 8, 8)).shape == (2, 16, 8, 8)
+    found = bench_blocks.measure(build, 16, 8, images=2, seconds=0.01)
+    assert found["milliseconds"] > 0
+    if name == "3x3, dilated 2":
+        assert (found["parameters"], found["macs"]) == (16 * 16 * 9, 16 * 16 * 9 * 64)
+    assert f"| {name} " in bench_blocks.table({name: {"16 at 8x8": found}})

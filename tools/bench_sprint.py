@@ -16,19 +16,16 @@ import statistics
 import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from analysis import layers
+from analysis import operations
 from core.common import ROOT, Parser, whole_number, write_json
 from core.device import describe_device, pick_precision
-from core.optim import make_optimizer
 from core.recipes import RECIPES
 from core.records import race_table
 from model import MODELS
 from train import fit
 
 MARK, OPPONENT = 0.85, "compact"
-IMAGES = 50_000
 RACERS = {  # name: (model, recipe)
     "lean": ("net", RECIPES["lean"]),
     "sprint": ("net", RECIPES["sprint"]),
@@ -58,28 +55,6 @@ def peak(side=4096, repeats=5):
         one @ one
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds[1:])
-
-
-def operations(network, recipe, images=IMAGES):
-    """Multiplications and additions of a whole training; the evaluations are not in it.
-
-    Two for each multiply-accumulate of a layer, in three passes: forward, the gradient of the
-    weights, the gradient of the maps, which the first layer does without. To these come the
-    optimiser's own matrix products, counted by torch (whose counter takes the backward pass of a
-    depthwise convolution for a dense one, so it is not asked for the network's).
-    """
-    optimizer = make_optimizer(network, recipe)
-    for weight in network.parameters():
-        weight.grad = torch.ones_like(weight)
-    with FlopCounterMode(display=False) as counter:
-        optimizer.step()
-    steps = recipe.epochs * -(-images // recipe.batch_size)
-    total = steps * counter.get_total_flops()
-    for epoch in range(recipe.epochs):
-        side = recipe.view_at(epoch)[2] if recipe.views else 32
-        macs = [layer.macs for layer in layers(network, (3, side, side))]
-        total += images * 2 * (3 * sum(macs) - macs[0])
-    return total
 
 
 def summary_of(records, work, speed):

@@ -1,0 +1,121 @@
+"""What a block costs to train on this machine: milliseconds forward and backward for 256 images.
+
+    python -m tools.bench_blocks
+
+One thread, in the precision that the processor multiplies fastest, channels-last. Writes
+results/bench/blocks.json, which keeps one measurement for each kind of processor.
+"""
+
+import json
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+
+from analysis import layers
+from core.common import ROOT, Parser, write_json
+from core.device import autocast, describe_device, keep_freed_memory, pick_precision
+from core.records import markdown
+from experiments.designs import NearAndFar, dilated, gated
+from experiments.mixed import mixed_block
+from model import Residual, conv_block, count_parameters
+
+IMAGES = 256
+RESULT = ROOT / "results" / "bench" / "blocks.json"
+
+
+def convolution(kernel, dilation=1, depthwise=False):
+    """A layer that keeps the shape, as a function of its channels."""
+    padding = dilation * (kernel - 1) // 2
+
+    def build(channels):
+        groups = channels if depthwise else 1
+        options = dict(padding=padding, dilation=dilation, groups=groups, bias=False)
+        return nn.Conv2d(channels, channels, kernel, **options)
+
+    return build
+
+
+def conv_mixer(channels):
+    """A block of ConvMixer (Trockman & Kolter 2022, arXiv:2201.09792), with a kernel of 3x3."""
+    depthwise = conv_block(channels, channels, groups=channels)
+    return nn.Sequential(Residual(depthwise), conv_block(channels, channels, kernel=1))
+
+
+def bottleneck(channels):
+    """The bottleneck of He et al. 2015, with half the channels inside."""
+    half = channels // 2
+    inside = conv_block(channels, half, kernel=1), conv_block(half, half)
+    return Residual(*inside, nn.Conv2d(half, channels, 1, bias=False), nn.BatchNorm2d(channels))
+
+
+BLOCKS = {
+    "1x1": convolution(1),
+    "3x3": convolution(3),
+    "3x3, dilated 2": convolution(3, 2),
+    "depthwise 3x3": convolution(3, depthwise=True),
+    "depthwise 5x5": convolution(5, depthwise=True),
+    "depthwise 7x7": convolution(7, depthwise=True),
+    "depthwise 3x3, dilated 2": convolution(3, 2, depthwise=True),
+    "near and far": NearAndFar,
+    "residual 3x3": lambda channels: Residual(conv_block(channels, channels)),
+    "residual 3x3, dilated 2": dilated,
+    "bottleneck": bottleneck,
+    "ConvMixer 3x3": conv_mixer,
+    "gated, near and far": lambda channels: gated(channels, 1)[0],
+    "depthwise quarters 3, 7, 7 dilated 3": lambda channels: mixed_block(channels, 2 * channels),
+}
+MAPS = ((64, 16), (96, 16), (112, 8))  # channels, side
+
+
+def measure(build, channels, side, images=IMAGES, seconds=1.0):
+    """{parameters, macs of one image, milliseconds of a training step for `images` images}."""
+    block = build(channels).to(memory_format=torch.channels_last)
+    macs = sum(layer.macs for layer in layers(block, (channels, side, side)))
+    block.train()
+    maps = torch.randn(images, channels, side, side).to(memory_format=torch.channels_last)
+    with autocast("cpu"):
+        gradient = torch.randn_like(block(maps))  # in the precision and order of the output
+
+    def step():
+        with autocast("cpu"):
+            output = block(maps.requires_grad_())
+        output.backward(gradient)
+
+    step()
+    timed = Timer("step()", globals={"step": step}, num_threads=1)
+    median = timed.blocked_autorange(min_run_time=seconds).median
+    return dict(parameters=count_parameters(block), macs=macs, milliseconds=1000 * median)
+
+
+def table(measured):
+    """A Markdown table of one processor's measurements: a row for each block."""
+    rows = []
+    for name, found in measured.items():
+        row = {"block": name}
+        for place, one in found.items():
+            speed = 6 * one["macs"] * IMAGES / one["milliseconds"] / 1e6
+            row[f"{place}: parameters"] = f"{one['parameters']:,}"
+            row[f"{place}: ms"] = f"{one['milliseconds']:.0f}"
+            row[f"{place}: 10⁹/s"] = f"{speed:.0f}"
+        rows.append(row)
+    return markdown(pd.DataFrame(rows))
+
+
+def main():
+    Parser("-m tools.bench_blocks", description=__doc__.splitlines()[0]).parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    measured = {}
+    for name, build in BLOCKS.items():
+        print(name, flush=True)
+        measured[name] = {f"{c} at {side}x{side}": measure(build, c, side) for c, side in MAPS}
+    device = f"{describe_device('cpu')}, {pick_precision('cpu')}"
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    write_json(RESULT, known | {device: measured})
+    print(table(measured))
+
+
+if __name__ == "__main__":
+    main()
