@@ -17,8 +17,9 @@ import train
 from analysis import check_assignment, receptive_field
 from core.augment import pipeline
 from core.optim import make_optimizer
-from core.recipes import RECIPES
+from core.recipes import DEFAULTS, RECIPES, settings
 from dataset import AlbumentationsBatches, Cifar10, make_batches
+from experiments import designs
 from experiments.sweep import load_table, recipe_of
 
 
@@ -36,8 +37,7 @@ def test_every_record_is_a_run_of_its_table(path):
     for file in (ROOT / "results" / path.stem).glob("*.json"):
         name, seed = file.stem.rsplit("-seed", 1)
         record, run = json.loads(file.read_text()), runs[name]
-        recipe = dataclasses.asdict(recipe_of(run, int(seed)))
-        assert record["recipe"] == json.loads(json.dumps(recipe)), file
+        assert DEFAULTS | record["recipe"] == settings(recipe_of(run, int(seed))), file
         assert record["model"] == getattr(run.model, "__name__", run.model), file
         assert record["description"] == run.description, file
         assert int(seed) < run.seeds, file
@@ -311,3 +311,24 @@ def test_gelu_takes_the_place_of_every_relu(leaner):
     kinds = [type(module) for module in network.modules()]
     assert nn.ReLU not in kinds
     assert kinds.count(nn.GELU) == sum(isinstance(m, nn.ReLU) for m in plain.modules())
+
+
+@pytest.mark.parametrize("name", ["dense", "hybrid", "pyramid", "flat"])
+def test_a_design_keeps_the_rules_and_the_budget(name):
+    network = getattr(designs, name)()
+    assert 180_000 <= model.count_parameters(network) < 200_000
+    assert all(rule.passed for rule in check_assignment(network))
+
+
+def test_the_far_branch_sees_twice_as_far():
+    layer = designs.NearAndFar(4).eval()
+
+    def seen():
+        image = torch.zeros(1, 4, 16, 16, requires_grad=True)
+        layer(image)[0, 0, 8, 8].backward()
+        return (image.grad[0, 0] != 0).nonzero()
+
+    near_and_far = seen()
+    assert (near_and_far.max(0).values - near_and_far.min(0).values + 1).tolist() == [6, 6]
+    nn.init.zeros_(layer.far.weight)
+    assert len(seen()) == 9
