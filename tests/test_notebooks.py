@@ -55,30 +55,26 @@ RECIPE = "    lr=0.05,\n"
 EQUALS = 'assert math.isclose(ours, epoch["train_loss"]'
 
 
+UNTRAINED = (TRAINS, f'{LOADS}\nnet = model.MODELS["net"]()')
+OTHER_LABELS = (READ, f"{READ}\ndata.test_labels[:] = data.test_labels[::-1]")
+OTHER_NAMES = (READ, f"{READ}\ndataset.CLASSES = dataset.CLASSES[::-1]")
+OTHER_RATE = (RECIPE, "    lr=0.06,\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("old", "new", "fails"),
+    ("faults", "fails"),
     [
-        pytest.param(TRAINS, f'{LOADS}\nnet = model.MODELS["net"]()', PASSES, id="untrained"),
-        pytest.param(
-            READ,
-            f"{READ}\ndata.test_labels[:] = data.test_labels[::-1]",
-            PASSES,
-            id="labels of other images",
-        ),
-        pytest.param(
-            READ,
-            f"{READ}\ndataset.CLASSES = dataset.CLASSES[::-1]",
-            CONFUSES,
-            id="names of other classes",
-        ),
-        pytest.param(RECIPE, "    lr=0.06,\n", EQUALS, id="fit is not the loop"),
+        pytest.param([UNTRAINED], [PASSES], id="untrained"),
+        pytest.param([OTHER_LABELS], [PASSES], id="labels of other images"),
+        # Each of these two fails in a cell that the other one leaves alone.
+        pytest.param([OTHER_NAMES, OTHER_RATE], [CONFUSES, EQUALS], id="names, and another loop"),
     ],
 )
-def test_a_broken_notebook_fails(old, new, fails, tmp_path):
-    code, said = execute(tmp_path, **{old: new})
+def test_a_broken_notebook_fails(faults, fails, tmp_path):
+    code, said = execute(tmp_path, **dict(faults))
     assert code == 1, said
-    assert fails in said
+    assert [line for line in fails if line not in said] == []
 
 
 def first_cell(name):

@@ -120,8 +120,8 @@ FLOORS = {
     "core.field": {"core.probing", "core.tracing"},
     "core.assignment": {"core.probing", "core.tracing"},
     "core.optim": set(),
-    "core.checkpoint": {"core.common"},
-    "core.records": {"core.common", "core.device", "core.distributed"},
+    "core.checkpoint": {"core.common", "core.recipes"},
+    "core.records": {"core.common", "core.device", "core.distributed", "core.recipes"},
     "core.drawings": {"core.optim", "core.recipes", "core.records"},
     "core.pictures": {"core.arrays", "core.calibration", "core.drawings", "core.records"},
     "model": set(),
@@ -130,6 +130,7 @@ FLOORS = {
         "core.calibration",
         "core.field",
         "core.looking",
+        "core.optim",
         "core.tracing",
         "core.undisturbed",
     },
@@ -147,8 +148,17 @@ FLOORS = {
     "app": {"train", "dataset", "core"},
     "experiments.sweep": {"train", "dataset", "model", "core"},
     "experiments.mixed": {"model"},
+    "experiments.designs": {"model"},
 }
-TABLE = {"experiments.sweep", "experiments.mixed", "train", "dataset", "model", "core"}
+TABLE = {
+    "experiments.sweep",
+    "experiments.mixed",
+    "experiments.designs",
+    "train",
+    "dataset",
+    "model",
+    "core",
+}
 TOOL = TABLE | {"utils", "analysis", "tools"}
 
 
