@@ -80,7 +80,7 @@ def test_lists_are_taken_for_arrays(small):
 
 WRONG_RECIPES = [
     (dict(optimizer="muon"), "muon_lr is 0"),
-    (dict(engine="albumentations", views=((0, 32, 0, 24),)), "views are the device engine's"),
+    (dict(engine="albumentations", views=((0, 32, 0, 24),)), "views is the device engine's"),
     (dict(augment="standard"), "The device engine does not know the augmentation 'standard'"),
     (dict(warmup=-1), "warmup is -1; it must be a number from 0 to 0.9999"),
     (dict(warmup=1), "warmup is 1"),

@@ -123,7 +123,7 @@ def test_what_colab_lacks_is_pinned():
     assert bootstrap.missing() == []  # nothing here
     assert [line for line in lines if line.startswith(bootstrap.LACKED)] == [
         "albumentations==2.0.8",
-        "tabulate",
+        "tabulate>=0.9",
         "captum>=0.9",
         "torchsummary==1.5.1",
     ]

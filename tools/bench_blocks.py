@@ -7,11 +7,12 @@ results/bench/blocks.json, which keeps one measurement for each kind of processo
 """
 
 import json
+import statistics
+import time
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from analysis import layers
 from core.common import ROOT, Parser, write_json
@@ -84,8 +85,12 @@ def measure(build, channels, side, images=IMAGES, seconds=1.0):
         output.backward(gradient)
 
     step()
-    timed = Timer("step()", globals={"step": step}, num_threads=1)
-    median = timed.blocked_autorange(min_run_time=seconds).median
+    spent = []
+    while sum(spent) < seconds or len(spent) < 3:
+        start = time.perf_counter()
+        step()
+        spent.append(time.perf_counter() - start)
+    median = statistics.median(spent)
     return dict(parameters=count_parameters(block), macs=macs, milliseconds=1000 * median)
 
 
