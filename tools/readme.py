@@ -189,7 +189,8 @@ def fastest(groups):
         )
     race = (
         "`lean` was recorded on the slower of two machines of one kind. A race of whole trainings "
-        "on one machine, in one run, each by a schedule that ends with about 85 %:"
+        "on one machine, in one run, each by a schedule that ends with about 85 % (with AVX2 it "
+        "was rehearsed on the same processor, one thread, while the other core was busy):"
     )
     return "\n\n".join([*sentences, race, race_table(bench("sprint"))])
 
