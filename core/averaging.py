@@ -27,12 +27,12 @@ def follow(network, optimizer, decay):
 def settled(average, batches, precision, count=20):
     """The network inside what `follow` returned, ready to be judged.
 
-    The batch-norm statistics that it has are another network's; `count` of the training batches
-    give it its own.
+    The batch-norm statistics that it has are another network's; up to `count` of the training
+    batches give it its own. Never the last one: it may be too small, or empty in some processes.
     """
     if not isinstance(average, AveragedModel):
         return average
     device = next(average.parameters()).device
     with autocast(device, precision):
-        update_bn(islice(batches, count), average.module, device)
+        update_bn(islice(batches, min(count, max(1, len(batches) - 1))), average.module, device)
     return average.module
