@@ -76,12 +76,15 @@ def measure(build, channels, side, images=IMAGES, seconds=1.0):
     macs = sum(layer.macs for layer in layers(block, (channels, side, side)))
     block.train()
     maps = torch.randn(images, channels, side, side).to(memory_format=torch.channels_last)
+    maps = maps.to(getattr(torch, pick_precision("cpu"))).requires_grad_()  # as from a layer before
     with autocast("cpu"):
         gradient = torch.randn_like(block(maps))  # in the precision and order of the output
 
     def step():
+        block.zero_grad()  # else gradients are added up, which a training does not do
+        maps.grad = None
         with autocast("cpu"):
-            output = block(maps.requires_grad_())
+            output = block(maps)
         output.backward(gradient)
 
     step()
