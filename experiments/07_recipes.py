@@ -1,0 +1,30 @@
+"""Which recipe for the long run? `hybrid` of experiments/07_designs.py, one change at a time.
+
+`python -m experiments.sweep experiments/07_recipes.py`
+
+The base is that table's run of it. Every run trains on 45,000 images and is judged on the other
+5,000.
+"""
+
+from experiments import designs
+from experiments.sweep import Run
+
+BASE = dict(epochs=28, mixup=0.3, ema=0.99, label_smoothing=0)
+
+
+def line(name, description, **change):
+    return Run(
+        name,
+        "frontier",
+        1,
+        change=BASE | change,
+        model=designs.hybrid,
+        validate=True,
+        description=description,
+    )
+
+
+RUNS = [
+    line("mixup-half", "mixed with up to a half of another image", mixup=0.5),
+    line("no-mixup", "no mixed images", mixup=0),
+]
