@@ -35,6 +35,7 @@ from core.common import Parser
 from core.distributed import mine, rank
 from core.download import CACHE, DataError, data_root, load_cifar10
 from core.photos import load_photos as load_photos, open_photo as open_photo
+from core.turning import colours, recoloured, turned, turns
 
 # As many workers as were asked for, also where there are fewer processors: the draws depend on it.
 warnings.filterwarnings("ignore", "This DataLoader will create", module="torch.utils.data")
@@ -105,7 +106,9 @@ class View(NamedTuple):
 
 
 class DeviceBatches:
-    """Whole-batch flip, shift and cutout by indexing, on the device; see `make_batches`.
+    """Whole-batch augmentation on the device, flip, shift and cutout by indexing.
+
+    See `make_batches`.
 
     One epoch a pass. `.view` and `.mixup` may change between them; where images are mixed the
     labels are probabilities, (B, 10).
@@ -124,7 +127,9 @@ class DeviceBatches:
         self.seed = seed
         self.epoch = 0
         self.flip = train and "flip" in augment
-        self.cutout = train and "cutout" in augment
+        self.cutout, self.turn, self.colour = (
+            train and name in augment for name in ("cutout", "turn", "colour")
+        )
         self.view = View(pad=4 if train and "shift" in augment else 0)
         self.mixup = 0.0  # the largest share of a second image
         self.mean = 255 * torch.tensor(AUGMENTATIONS[augment].mean, device=device)
@@ -157,14 +162,22 @@ class DeviceBatches:
         if self.mixup:
             partner = torch.randperm(count, generator=generator).to(device)
             share = torch.rand(count, 1, generator=generator).to(device) * self.mixup
+        if self.turn:
+            maps = turns(count, generator).to(device)
+        if self.colour:
+            factors = colours(count, generator).to(device)
 
         def cut(picked):
             """The images of these numbers, (B, H, W, 3)."""
             # Which line of all images' lines, then which pixel of all their pixels.
             lines = picked[:, None] * side + rows[picked]  # (B, H)
             index = lines[:, :, None] * side + columns[picked][:, None, :]  # (B, H, W)
-            batch = pixels.index_select(0, index.flatten()).view(-1, len(mean))  # (B, H·W·3)
-            batch = batch.float().sub_(mean).div_(std).view(*index.shape, 3)
+            batch = pixels.index_select(0, index.flatten()).view(*index.shape, 3).float()
+            if self.turn:
+                batch = turned(batch, maps[picked])
+            if self.colour:
+                batch = recoloured(batch, factors[:, picked])
+            batch = batch.reshape(-1, len(mean)).sub_(mean).div_(std).view(*index.shape, 3)
             if self.cutout:
                 batch[self._inside(hole[:, picked], across)] = 0  # the mean, once normalised
             return batch

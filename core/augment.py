@@ -16,6 +16,7 @@ import cv2
 MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, per channel, in 0..1
 STD = (0.2470, 0.2435, 0.2616)
 HOLE = 16  # side of the cutout in pixels
+TURN, ZOOM, COLOUR = 15, 0.1, 0.2  # of `turn`, in degrees, and of `turn` and `colour`, relative to 1
 
 
 def flip():
@@ -50,6 +51,19 @@ def shift_scale_rotate(p, shift=0.0625, scale=0.1, rotate=15):
         fill=to_bytes(MEAN),
         p=p,
     )
+
+
+def turn():
+    """Turns by up to 15° either way and zooms by 0.9 to 1.1, with probability 0.5."""
+    zoom = (1 - ZOOM, 1 + ZOOM)
+    border = cv2.BORDER_REFLECT_101
+    return A.Affine(scale=zoom, rotate=(-TURN, TURN), keep_ratio=True, border_mode=border, p=0.5)
+
+
+def colour():
+    """Multiplies brightness, contrast and saturation by 0.8 to 1.2."""
+    factors = (1 - COLOUR, 1 + COLOUR)
+    return A.ColorJitter(factors, factors, factors, hue=(0, 0), p=1.0)
 
 
 def cutout(p, fill=MEAN, side=HOLE):
@@ -97,6 +111,8 @@ AUGMENTATIONS = {
     "flip": Augmentation((flip,)),
     "flip_shift": Augmentation((flip, shift4)),
     "flip_shift_cutout": Augmentation((flip, shift4, lambda: cutout(1.0))),
+    "flip_shift_turn": Augmentation((flip, shift4, turn)),
+    "flip_shift_turn_colour": Augmentation((flip, shift4, turn, colour)),
     "standard": Augmentation(STANDARD),
     # The published networks' own. Where a text gives no strength to a transform, it is
     # `standard`'s.
@@ -109,7 +125,14 @@ AUGMENTATIONS = {
     # As written: 0.49 on a 0..255 image is black.
     "stacked_as_run": Augmentation((*STACKED, lambda: cutout(0.2, BLACK)), **STACKED_COLOURS),
 }
-DEVICE_AUGMENTATIONS = ("none", "flip", "flip_shift", "flip_shift_cutout")  # both engines have them
+DEVICE_AUGMENTATIONS = (  # both engines have them
+    "none",
+    "flip",
+    "flip_shift",
+    "flip_shift_cutout",
+    "flip_shift_turn",
+    "flip_shift_turn_colour",
+)
 
 
 def pipeline(name, normalise=True):

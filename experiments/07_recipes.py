@@ -26,5 +26,11 @@ def line(name, description, **change):
 
 RUNS = [
     line("mixup-half", "mixed with up to a half of another image", mixup=0.5),
+    line(
+        "turn-colour",
+        "turned by up to 15° and zoomed, every other image; colours by up to 20 %",
+        augment="flip_shift_turn_colour",
+    ),
     line("no-mixup", "no mixed images", mixup=0),
+    line("decay", "weight decay of 0.02 in Muon", muon_decay=0.02),
 ]
