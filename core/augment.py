@@ -16,7 +16,8 @@ import cv2
 MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, per channel, in 0..1
 STD = (0.2470, 0.2435, 0.2616)
 HOLE = 16  # side of the cutout in pixels
-TURN, ZOOM, COLOUR = 15, 0.1, 0.2  # of `turn`, in degrees, and of `turn` and `colour`, relative to 1
+TURN = 15  # degrees, either way
+ZOOM, COLOUR = 0.1, 0.2  # relative to 1
 
 
 def flip():

@@ -1,17 +1,16 @@
-"""A design that begins at 32x32: `python -m experiments.sweep experiments/07_frontier_gpu.py`.
+"""Recipes for `gated`, on a GPU: `python -m experiments.sweep experiments/07_frontier_gpu.py`.
 
-For a GPU: there an epoch takes seconds, on a CPU minutes. Runs that are cut off go on from their
-last epoch. Several processes may be started at once, each takes the next run: a network as small
-as these keeps no GPU busy alone.
+There an epoch of it takes seconds, on a CPU minutes. Every run trains on 45,000 images and is
+judged on the other 5,000; runs that are cut off go on from their last epoch. The sweep may be
+started several times at once, each takes the next run: networks as small as these keep no GPU busy
+alone.
 """
 
 import torch
 
 from experiments import designs
 from experiments.sweep import Run
-
-# 250 images: so many go into 45,000 and into 50,000 without a rest, and nothing is compiled twice.
-LONG = dict(batch_size=250, mixup=0.3, label_smoothing=0)
+from model import MODELS
 
 
 def compiled(build):
@@ -23,7 +22,7 @@ def compiled(build):
 
 
 def gated():
-    return compiled(designs.early)
+    return compiled(MODELS["gated"])
 
 
 def flat():
@@ -31,21 +30,22 @@ def flat():
 
 
 def short(build, description):
-    """As many epochs as the best design for a CPU had in experiments/07_designs.py."""
-    change = LONG | dict(epochs=28, ema=0.99)
-    name = f"{build.__name__}-28"
-    return Run(name, "frontier", 1, change, build, validate=True, description=description)
+    """As many epochs, at the rates, as the designs for a CPU had in experiments/07_designs.py."""
+    rates = dict(lr=0.4, muon_lr=0.07)
+    name, change = f"{build.__name__}-28", dict(epochs=28, ema=0.99, **rates)
+    return Run(name, "gated", 1, change, build, validate=True, description=description)
+
+
+def long(name, description, **change):
+    """The recipe of the recorded runs, `python train.py --model gated`, changed."""
+    return Run(f"gated-65{name}", "gated", 3, change, gated, True, description)
 
 
 RUNS = [
-    Run(
-        "gated-130",
-        "frontier",
-        3,
-        LONG | dict(epochs=130, ema=0.999),
-        gated,
-        description="gated blocks from 32x32 on, all training images",
-    ),
     short(gated, "gated blocks from 32x32 on"),
     short(flat, "gated blocks of 88 channels at 16x16"),
+    long("", "65 epochs, rates an eighth and two thirds of those"),
+    long("-mixup-half", "the same, mixed with up to a half of another image", mixup=0.5),
+    long("-turn-colour", "the same, turned and recoloured", augment="flip_shift_turn_colour"),
+    long("-decay", "the same with weight decay in Muon", muon_decay=0.02),
 ]

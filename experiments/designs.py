@@ -2,71 +2,21 @@
 
 Those for a CPU begin with a 4x4 convolution of stride 2, since maps of 32x32 cost most. What then
 is computed at 16x16 and at 8x8 differs: dense 3x3 convolutions, or gated blocks of depthwise ones.
-`early` and `early_wide` have maps of 32x32: with a GPU these can be paid for.
+`model.GatedNet` has maps of 32x32: with a GPU these can be paid for.
 """
 
-import torch.nn.functional as F
 from torch import nn
 
-from experiments.mixed import MixedDepthwise
 from model import (
     NUM_CLASSES,
     FourBlocks,
     GlobalAveragePool,
     Residual,
     conv_block,
+    gated,
     residuals,
     separable_block,
 )
-
-
-class NearAndFar(nn.Module):
-    """Two depthwise 3x3 convolutions, added: (N, C, H, W) -> the same, normalised.
-
-    One sees the map, the other the map at half the side, and so twice as far: 6x6 positions. What
-    this costs beside larger or dilated kernels is in experiments/07_frontier.ipynb.
-    """
-
-    def __init__(self, channels):
-        super().__init__()
-        self.near, self.far = (
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-            for _ in range(2)
-        )
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        far = self.far(F.avg_pool2d(x, 2))
-        return self.norm(self.near(x) + F.interpolate(far, size=x.shape[2:]))
-
-
-class Gate(nn.Module):
-    """A 1x1 convolution times the ReLU of another: (N, C, H, W) -> (N, C, H, W).
-
-    Dauphin et al. 2016 (arXiv:1612.08083); as two layers, since halves of one map are slower.
-    """
-
-    def __init__(self, channels):
-        super().__init__()
-        pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        self.value = nn.Sequential(pointwise, nn.BatchNorm2d(channels))
-        self.gate = conv_block(channels, channels, kernel=1)
-
-    def forward(self, x):
-        return self.value(x) * self.gate(x)
-
-
-def gated(channels, count, look=NearAndFar):
-    """`count` residual blocks: near and far, gated, mixed by a 1x1 convolution."""
-    return [
-        Residual(look(channels), Gate(channels), nn.Conv2d(channels, channels, 1, bias=False))
-        for _ in range(count)
-    ]
-
-
-def four_kernels(channels):
-    """What xvel/cifar10-tiniest looks with: 7x7 of dilation 3 among them, slow on a CPU."""
-    return nn.Sequential(MixedDepthwise(channels), nn.BatchNorm2d(channels))
 
 
 def last(channels):
@@ -137,23 +87,3 @@ def flat():
         [*gated(88, 1), *last(88)],
         88,
     )
-
-
-def early(look=NearAndFar):
-    """Gated blocks from 32x32 on: three of 64 channels there, three of 104 at 16x16."""
-    separable = [
-        nn.Conv2d(104, 104, 3, padding=2, dilation=2, groups=104, bias=False),
-        conv_block(104, 104, kernel=1),
-    ]
-    return Design(
-        [conv_block(3, 64), *gated(64, 1, look)],
-        gated(64, 2, look),
-        [nn.BatchNorm2d(64), nn.Conv2d(64, 104, 2, 2, bias=False), *gated(104, 1, look)],
-        [*gated(104, 2, look), Residual(*separable), nn.BatchNorm2d(104), nn.ReLU(inplace=True)],
-        104,
-    )
-
-
-def early_wide():
-    """`early` with depthwise kernels of four kinds in each block."""
-    return early(four_kernels)
