@@ -323,7 +323,7 @@ def test_a_design_keeps_the_rules_and_the_budget(name):
 
 
 def test_the_far_branch_sees_twice_as_far():
-    layer = designs.NearAndFar(4).eval()
+    layer = model.NearAndFar(4).eval()
 
     def seen():
         image = torch.zeros(1, 4, 16, 16, requires_grad=True)

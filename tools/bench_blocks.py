@@ -18,9 +18,9 @@ from analysis import layers
 from core.common import ROOT, Parser, write_json
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
-from experiments.designs import NearAndFar, dilated, gated
+from experiments.designs import dilated
 from experiments.mixed import mixed_block
-from model import Residual, conv_block, count_parameters
+from model import NearAndFar, Residual, conv_block, count_parameters, gated
 
 IMAGES = 256
 RESULT = ROOT / "results" / "bench" / "blocks.json"
