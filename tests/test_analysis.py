@@ -1,6 +1,7 @@
 """The arithmetic of networks, and the verdicts on them."""
 
 import math
+
 import pytest
 import torch
 import torch.nn.functional as F
