@@ -24,13 +24,16 @@ def line(name, description, **change):
     )
 
 
+STRONG = dict(mixup=0.5, augment="flip_shift_turn_colour")
+LONG = dict(epochs=80, ema=0.999)
+
 RUNS = [
     line("mixup-half", "mixed with up to a half of another image", mixup=0.5),
     line(
-        "turn-colour",
-        "turned by up to 15° and zoomed, every other image; colours by up to 20 %",
-        augment="flip_shift_turn_colour",
+        "strong-80", "80 epochs; up to a half mixed, turned, recoloured; ema 0.999", **STRONG | LONG
     ),
+    line("base-80", "80 epochs; ema 0.999", **LONG),
+    line("strong", "up to a half mixed, turned by up to 15° and zoomed, recoloured", **STRONG),
     line("no-mixup", "no mixed images", mixup=0),
     line("decay", "weight decay of 0.02 in Muon", muon_decay=0.02),
 ]
