@@ -199,6 +199,12 @@ def test_a_room_is_small_and_says_its_job(module):
     assert lines[0].startswith('"""')
 
 
+def test_the_readme_leads_to_every_room_of_the_core():
+    text = (ROOT / "README.md").read_text()
+    rooms = {path.name for path in (ROOT / "core").glob("*.py")} - {"__init__.py"}
+    assert {name for name in rooms if f"`{name}`" not in text} == set()
+
+
 def test_the_first_transform_and_the_first_gradient_step_come_early():
     def line(path, word):
         return (ROOT / path).read_text().split(word)[0].count("\n")
