@@ -67,6 +67,8 @@ def test_orthogonalise_evens_out_singular_values():
     assert after.min() > 0.5
     assert after.max() < 1.5
     assert torch.equal(orthogonalise(matrix.T), orthogonalise(matrix).T)
+    several = torch.stack([3 * matrix, matrix])
+    assert torch.allclose(orthogonalise(several), orthogonalise(matrix), atol=1e-5)
 
 
 def test_muon_without_filters_is_nesterov_sgd():
