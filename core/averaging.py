@@ -33,6 +33,8 @@ def settled(average, batches, precision, count=20):
     if not isinstance(average, AveragedModel):
         return average
     device = next(average.parameters()).device
+    # Before `autocast`, in which augmentation would be computed in few digits, too.
+    drawn = list(islice(batches, min(count, max(1, len(batches) - 1))))
     with autocast(device, precision):
-        update_bn(islice(batches, min(count, max(1, len(batches) - 1))), average.module, device)
+        update_bn(drawn, average.module, device)
     return average.module

@@ -147,3 +147,11 @@ def test_records_and_checkpoints_older_than_a_field_are_known(small, tmp_path, m
     (_, run, recipe), *_ = sweep.plan(table)
     options = dict(device="cpu", progress=False, checkpoint=checkpoint, resume=True)
     assert len(train.fit(run.model, recipe, small, **options)[1]["history"]) == 1
+
+
+def test_images_for_the_statistics_are_drawn_in_full_precision(small):
+    """Not in the context in which the network computes: colours would be of few digits there."""
+    more = dict(augment="flip_shift_turn_colour", ema=0.9, mixup=0.5, precision="bfloat16")
+    recipe = dataclasses.replace(QUICK, **more)
+    _, record = train.fit(Normed, recipe, small, device="cpu", progress=False)
+    assert record["history"][-1]["train_loss"] < 2.5
