@@ -4,6 +4,7 @@ pytest -m "not real"    leaves out what needs CIFAR-10 itself
 pytest -m "not slow"    leaves out what takes more than ten seconds
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 import dataset
 from core.recipes import Recipe
+
+# A shell lets what it starts in the background ignore Ctrl-C, and that passes on to all that the
+# tests start; some of them press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = Recipe(epochs=2, batch_size=64, lr=0.05, augment="flip_shift", engine="device")
 
