@@ -167,7 +167,7 @@ def browser():
 def opened(browser, address):
     """The page, open; afterwards: it has asked nobody but this machine, and reported no error."""
     page = browser.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)  # milliseconds; it may share its core
     asked, broken = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: broken.append(str(error)))
