@@ -1,4 +1,4 @@
-"""Which recipe for the long run? `hybrid` of experiments/07_designs.py, one change at a time.
+"""Which recipe for the long run? `hybrid` of experiments/07_designs.py, changed.
 
 `python -m experiments.sweep experiments/07_recipes.py`
 

@@ -1,4 +1,4 @@
-"""The large design of 07_frontier and 07_frontier_gpu: depthwise kernels of several sizes."""
+"""The large design of 07_frontier: depthwise kernels of several sizes."""
 
 import torch
 from torch import nn
