@@ -1,6 +1,7 @@
 """Turned, zoomed and recoloured images, a batch at a time, where the network is.
 
-What core.augment's `turn` and `colour` do image by image.
+What core.augment's `turn` and `colour` do image by image. torchvision's transforms take batches,
+too, but draw one angle and one colour for all images of one.
 """
 
 import torch

@@ -31,13 +31,12 @@ def flat():
 
 def short(build, description):
     """As many epochs, at the rates, as the designs for a CPU had in experiments/07_designs.py."""
-    rates = dict(lr=0.4, muon_lr=0.07)
-    name, change = f"{build.__name__}-28", dict(epochs=28, ema=0.99, **rates)
-    return Run(name, "gated", 1, change, build, validate=True, description=description)
+    change = dict(epochs=28, ema=0.99, lr=0.4, muon_lr=0.07)
+    return Run(f"{build.__name__}-28", "gated", 1, change, build, True, description)
 
 
 def long(name, description, **change):
-    """The recipe of the recorded runs, `python train.py --model gated`, changed."""
+    """The recipe of `python train.py --model gated`, changed; its records were compiled, too."""
     return Run(f"gated-65{name}", "gated", 3, change, gated, True, description)
 
 

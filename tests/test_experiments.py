@@ -267,7 +267,7 @@ def test_the_gpu_table_is_rehearsed(small):
         dataclasses.replace(RECIPES[line.recipe], **line.change)  # its values are checked
         assert all(rule.passed for rule in check_assignment(line.model())), line.name
     few = Cifar10(*(part[:64] for part in small))
-    recipe = dataclasses.replace(RECIPES["frontier"], **lines[0].change | dict(epochs=1))
+    recipe = dataclasses.replace(RECIPES[lines[0].recipe], **lines[0].change | dict(epochs=1))
     _, record = train.fit(lines[0].model, recipe, few, progress=False)
     assert 2 < record["history"][0]["train_loss"] < 2.5
 
