@@ -8,10 +8,9 @@ def print_list(models, recipes):
     recipes: {name: Recipe}.
     """
     print("models")
-    for name, build in models.items():
-        title = build.__doc__.split(": ", 1)[-1].splitlines()[0]
-        parameters = sum(p.numel() for p in build().parameters())
-        print(f"  {name:9} {parameters:>9,} parameters  {title}")
+    for name, network in models.items():
+        title = network.__doc__.split(": ", 1)[-1].splitlines()[0]
+        print(f"  {name:9} {title}")
     print("recipes")
     for name, r in recipes.items():
         rate = f"{r.optimizer} lr {r.lr:g} {r.schedule}"
