@@ -8,6 +8,9 @@
 # make badges  stamp the git remote's owner/name into README and notebooks
 
 PYTHON = .venv/bin/python
+# A process a core, one thread each; a file's tests and a notebook's cells stay in one process.
+TESTS = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder
 
 run: .venv/done
 	$(PYTHON) dataset.py
@@ -17,7 +20,7 @@ test: .venv/done
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) dataset.py
-	$(PYTHON) -m pytest --nbval
+	$(TESTS) --nbval
 
 # The browser for the app's test is Debian's; where none can be installed, these tests are skipped.
 test-extras: .venv/done
