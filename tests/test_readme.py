@@ -40,7 +40,8 @@ def test_a_text_is_reached_or_missed():
         "`dilated-40`": "86.39 in 40",
         "`wide`": "73.20 in 20",
     }
-    assert table["verdict"].tolist() == ["reached", "missed by 0.89", "reached"]
+    compared = ["reached", "missed by 0.89", "not comparable: the text tested on augmented images"]
+    assert table["verdict"].tolist() == compared
     assert isinstance(table, pd.DataFrame)
 
 
