@@ -205,6 +205,8 @@ class Effect(NamedTuple):
     @property
     def sentence(self):
         """ "+1.21 (+0.39 to +2.04) points", and whether that is an effect."""
+        if math.isnan(self.low):
+            return f"{self.points:+.2f} points; one run on a side has no interval"
         return f"{self} points" + ("" if self.measured else ": no effect was measured")
 
 

@@ -48,6 +48,7 @@ def test_effect_is_the_difference_with_students_interval():
     assert not r.effect(runs(0.80, 0.82), runs(0.81, 0.82)).measured
     alone = r.effect(runs(0.9), runs(0.8, 0.8))
     assert (alone.measured, str(alone)) == (False, "+10.00 (n = 1)")
+    assert alone.sentence == "+10.00 points; one run on a side has no interval"
 
 
 def test_changes_name_what_differs():
