@@ -47,6 +47,7 @@ from core.pictures import (
 from core.records import (
     changes_table as changes_table,
     effect,
+    effect_against as effect_against,
     frame,
     load_records as load_records,
     longest_trainings as longest_trainings,

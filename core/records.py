@@ -223,6 +223,18 @@ def effect(records, base, key="val_accuracy"):
     return Effect(points, float(low), float(high))
 
 
+def effect_against(records, claimed, key="test_accuracy"):
+    """The `Effect`: mean accuracy of `records` minus `claimed`, a fraction that someone states.
+
+    The interval, Student's t, is that of our mean alone: a claim has no seeds.
+    """
+    found = [100 * (record[key] - claimed) for record in records]
+    if len(found) < 2:
+        return Effect(found[0], math.nan, math.nan)
+    low, high = stats.ttest_1samp(found, 0).confidence_interval(0.95)
+    return Effect(statistics.mean(found), float(low), float(high))
+
+
 # ------------------------------------------------------------------------------------------ tables
 
 

@@ -40,8 +40,16 @@ def test_a_text_is_reached_or_missed():
         "`dilated-40`": "86.39 in 40",
         "`wide`": "73.20 in 20",
     }
-    compared = ["reached", "missed by 0.89", "not comparable: the text tested on augmented images"]
-    assert table["verdict"].tolist() == compared
+    assert table["points more"].tolist() == [
+        "+0.48 (n = 1)",
+        "-0.89 (-7.24 to +5.46)",
+        "+1.80 (n = 1)",
+    ]
+    assert table["verdict"].tolist() == [
+        "reached",
+        "missed, within the interval",
+        "not comparable: the text tested on augmented images",
+    ]
     assert isinstance(table, pd.DataFrame)
 
 

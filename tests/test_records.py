@@ -51,6 +51,15 @@ def test_effect_is_the_difference_with_students_interval():
     assert alone.sentence == "+10.00 points; one run on a side has no interval"
 
 
+def test_a_claim_has_no_seeds_the_interval_is_that_of_our_mean():
+    found = r.effect_against(runs(0.90, 0.91, 0.92), 0.905, "val_accuracy")
+    half = 4.3027 / 3**0.5  # t(0.975, 2 degrees of freedom) times the standard error of 1 point
+    assert (found.points, found.low, found.high) == pytest.approx(
+        (0.5, 0.5 - half, 0.5 + half), abs=1e-3
+    )
+    assert str(r.effect_against(runs(0.9), 0.905, "val_accuracy")) == "-0.50 (n = 1)"
+
+
 def test_changes_name_what_differs():
     groups = {
         "base": runs(0.80, 0.81, description="nothing"),
