@@ -30,7 +30,7 @@ from core.checkpoint import (
     fingerprint,
     identity_of,
     load_checkpoint,
-    plain,
+    named_for,
     read_tensors,
     save_checkpoint,
     save_weights,
@@ -38,12 +38,13 @@ from core.checkpoint import (
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
 from core.export import export_onnx
-from core.forward import Evaluation, check_finite, classify, forward
+from core.forward import Evaluation, check_finite, classify, evaluating, forward
 from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
-from core.records import epoch_line, make_record, part_of, paths_of
+from core.records import epoch_line, make_record, name_of, part_of, paths_of
 from core.spread import same_buffers, share, spread
+from core.watching import as_kept
 from dataset import Cifar10, DataError, View, held_out, load_cifar10, make_batches
 from model import MODELS, count_parameters
 
@@ -121,7 +122,7 @@ def fit(
     train_epoch=train_epoch,
     on_epoch=None,
 ):
-    """Trains a fresh network by `recipe` and returns (model, record).
+    """Trains a fresh network by `recipe` and returns (model, record), the model evaluating.
 
     model: a name in MODELS, or anything that builds a network when called, e.g. your class; it is
         built here, after seeding, so that a cell run twice trains anew.
@@ -134,7 +135,7 @@ def fit(
     progress: print a line an epoch.
     make_batches, make_optimizer, make_schedule, train_epoch: what is done in the place of this
         program's own functions of these names. A variant is an argument.
-    on_epoch: called as on_epoch(model, history) after every epoch.
+    on_epoch: called with (model, history) after every epoch; the record keeps what it adds.
 
     The record (see core.records.make_record) has `seconds`: training alone, from the arrays in
     memory to the trained network, without the evaluations.
@@ -143,7 +144,7 @@ def fit(
     loss that is no number), DataError (no data).
     """
     build = builder(model)
-    name = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+    name = name_of(model)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}; it must be a Recipe, e.g. RECIPES['sprint'].")
     device = pick_device(device)
@@ -167,7 +168,8 @@ def fit(
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    identity = identity_of(name, recipe, precision, validate, network, arrays)
+    variants = (make_batches, make_optimizer, make_schedule, train_epoch)
+    identity = identity_of(name, recipe, precision, validate, network, arrays, variants)
     average = averaging.follow(network, optimizer, recipe.ema)
     states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     states |= dict(average=average) if recipe.ema else {}
@@ -193,6 +195,7 @@ def fit(
         check_finite(loss, epoch, recipe)
         clock = time.perf_counter()
         test_loss, test_accuracy = judge(judged, test_images, test_labels, recipe, precision)
+        check_finite(test_loss, epoch, recipe, f"{part} loss")
         learnt = {"lr": rate, "train_loss": loss, "train_accuracy": accuracy}
         tested = {f"{part}_loss": test_loss, f"{part}_accuracy": test_accuracy}
         spent = {"seconds": seconds, "evaluation_seconds": time.perf_counter() - clock}
@@ -200,12 +203,14 @@ def fit(
         if progress:
             tqdm.write(epoch_line(history, recipe.epochs))
         if on_epoch:
-            on_epoch(judged, history)
+            with evaluating(judged):
+                on_epoch(judged, history)
+            history[-1] = as_kept(history[-1])
         if checkpoint and distributed.rank() == 0:
             save_checkpoint(checkpoint, identity, states, history, device)
     _, flipped = judge(judged, test_images, test_labels, recipe, precision, flip=True)
     size = count_parameters(judged)
-    return judged, make_record(name, size, recipe, device, precision, part, history, flipped)
+    return judged.eval(), make_record(name, size, recipe, device, precision, part, history, flipped)
 
 
 def judge(network, images, labels, recipe, precision, flip=False):
@@ -244,6 +249,7 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
     if distributed.rank() == 0:
         save_weights(paths.weights, network, record["model"])
         write_json(paths.record, record)
+        paths.checkpoint.unlink(missing_ok=True)  # else a run done anew would begin at this end
     return record
 
 
@@ -258,8 +264,7 @@ def load_weights(path):
     try:
         saved = read_tensors(path)
         network = MODELS[saved["model"]]()
-        state = {plain(name): value for name, value in saved["state"].items()}
-        network.load_state_dict(state)  # some files hold halves, to be small
+        network.load_state_dict(named_for(network, saved["state"]))  # some are halves
         record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
         record = json.loads(record.read_text())
     except DAMAGE as error:

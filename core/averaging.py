@@ -1,4 +1,4 @@
-"""Weights averaged over a training's steps: a better network for nothing but memory.
+"""Weights averaged over a training's steps: a better network for memory and a few batches an epoch.
 
 Polyak and Juditsky 1992; as an exponential mean, and with batch-norm statistics of its own, as in
 Izmailov et al. 2018 (arXiv:1803.05407).
@@ -9,6 +9,7 @@ from itertools import islice
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from core.device import autocast
+from core.spread import normalise_over_all
 
 
 def follow(network, optimizer, decay):
@@ -20,6 +21,7 @@ def follow(network, optimizer, decay):
     if not decay:
         return network
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    normalise_over_all(average)  # `settled` draws its statistics from all processes' images
     optimizer.register_step_post_hook(lambda *_: average.update_parameters(network))
     return average
 

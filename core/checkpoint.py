@@ -11,6 +11,7 @@ import torch
 
 from core.common import CheckpointError, write_atomically
 from core.recipes import DEFAULTS, settings
+from core.undisturbed import unwrapped
 
 # What torch.load and a dictionary raise for files that are none of ours.
 DAMAGE = (
@@ -27,11 +28,12 @@ DAMAGE = (
 )
 
 
-def identity_of(name, recipe, precision, validate, network, data):
+def identity_of(name, recipe, precision, validate, network, data, variants=()):
     """What decides a run, as JSON keeps it: only the same one goes on from its checkpoint.
 
-    network: before its training; its layers and the code of its own classes count.
+    network: before its training; its layers, their settings and the code of its own classes count.
     data: the fingerprint of the images and labels.
+    variants: the functions that `train.fit` calls; their names count.
     """
     used = settings(recipe) | {"precision": precision}
     return {
@@ -40,23 +42,34 @@ def identity_of(name, recipe, precision, validate, network, data):
         "validate": validate,
         "network": fingerprint([architecture(network).encode()]),
         "data": data,
+        "variants": [getattr(one, "__qualname__", type(one).__name__) for one in variants],
     }
 
 
 def architecture(network):
-    """The layers of a network, and what `forward` does in each class that is not torch's own."""
-    classes = {type(module) for module in network.modules()}
-    own = [cls for cls in classes if not cls.__module__.startswith("torch.")]
-    return "\n".join([str(network), *sorted(map(instructions, own))])
+    """The layers of a network, their settings, and the code of its classes that are not torch's."""
+    lines, classes = [str(network)], set()
+    for module in network.modules():
+        classes |= {cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.")}
+        simple = (int, float, str, tuple)
+        kept = {name: value for name, value in vars(module).items() if isinstance(value, simple)}
+        kept.pop("training")
+        lines.append(f"{type(module).__qualname__} {sorted(kept.items())}")
+    return "\n".join([*lines, *sorted(map(instructions, classes - {object}))])
 
 
 def instructions(cls):
-    """The compiled `forward` of a class: its steps, the names and the numbers in it."""
-    code = getattr(cls.forward, "__code__", None)
-    if code is None:
-        return cls.__qualname__
-    numbers = [value for value in code.co_consts if isinstance(value, (int, float, tuple))]
-    return f"{cls.__qualname__} {code.co_code.hex()} {code.co_names} {numbers}"
+    """The compiled methods of a class."""
+    methods = {name: getattr(value, "__func__", value) for name, value in vars(cls).items()}
+    codes = {name: getattr(method, "__code__", None) for name, method in methods.items()}
+    steps = [f"{name}: {steps_of(code)}" for name, code in sorted(codes.items()) if code]
+    return "\n".join([cls.__qualname__, *steps])
+
+
+def steps_of(code):
+    """Compiled code: its steps, the names, numbers and texts in it, a docstring among them."""
+    inner = [steps_of(value) if hasattr(value, "co_code") else value for value in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def fingerprint(contents):
@@ -86,15 +99,19 @@ def read_tensors(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def plain(name):
-    """A weight's name without what torch.compile and DataParallel put before it."""
-    return name.removeprefix("_orig_mod.").removeprefix("module.")
+def named_for(network, state):
+    """Weights by the names that `network` has for them: without those that torch.compile and
+    DataParallel put before them.
+    """
+    known = network.state_dict()
+    plain = {name: name.removeprefix("_orig_mod.").removeprefix("module.") for name in state}
+    return {name if name in known else plain[name]: value for name, value in state.items()}
 
 
 def save_weights(path, network, model):
     """Writes a trained network: the name in MODELS, and the weights."""
-    state = {plain(name): value.cpu() for name, value in network.state_dict().items()}
-    write_tensors(path, dict(model=model, state=state))
+    state = unwrapped(network).state_dict()
+    write_tensors(path, dict(model=model, state={name: w.cpu() for name, w in state.items()}))
 
 
 def save_checkpoint(path, identity, states, history, device):

@@ -1,6 +1,7 @@
 """What a network says of images: logits, of the shape that they must have, and the loss."""
 
 import math
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -47,12 +48,11 @@ def forward(model, images, labels, recipe, precision):
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
 
 
-def check_finite(loss, epoch, recipe):
+def check_finite(loss, epoch, recipe, what="training loss"):
     """Raises TrainingError where the training has diverged."""
     if not math.isfinite(loss):
         raise TrainingError(
-            f"The training loss became {loss} in epoch {epoch + 1}; "
-            f"lower the learning rate ({recipe.lr})."
+            f"The {what} became {loss} in epoch {epoch + 1}; lower the learning rate ({recipe.lr})."
         )
 
 
@@ -70,6 +70,18 @@ def logits_of(model, images):
     )
 
 
+@contextmanager
+def evaluating(model):
+    """`model` in evaluation mode; afterwards each module has its own again: some may be frozen."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def classify(model, batches, precision, flip=False):
     """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device.
@@ -77,9 +89,7 @@ def classify(model, batches, precision, flip=False):
     flip: average the logits with those of the mirrored images.
     """
     logits, labels = [], []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         for images, truth in batches:
             with autocast(images.device, precision):
                 output = logits_of(model, images).float()
@@ -87,7 +97,4 @@ def classify(model, batches, precision, flip=False):
                     output = (output + logits_of(model, images.flip(3)).float()) / 2
             logits.append(output)
             labels.append(truth)
-    finally:  # each module's own: some may have been frozen
-        for module, mode in modes.items():
-            module.training = mode
     return torch.cat(logits), torch.cat(labels)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
+from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE
 from core.common import is_number
 from core.device import PRECISIONS
 
@@ -19,9 +19,10 @@ class Recipe:
     Frozen: vary one with `dataclasses.replace(recipe, epochs=10)`.
 
     epochs, batch_size: 1 or more.
-    optimizer: in OPTIMIZERS; "muon" has Muon for convolution weights and SGD for everything else.
+    optimizer: in OPTIMIZERS; "muon" has Muon for the weights of convolutions that mix channels,
+        and SGD for everything else.
     lr: the peak of the learning rate.
-    momentum: of sgd and muon.
+    momentum: of sgd and muon; with "onecycle" it goes from 0.95 to 0.85 and back instead.
     nesterov: of sgd; muon always has it.
     weight_decay: L2, but decoupled for adamw.
     schedule: in SCHEDULES. "step" is StepLR, "onecycle" OneCycleLR, "triangle" linear up, then
@@ -39,7 +40,8 @@ class Recipe:
     engine: in ENGINES: "albumentations" can do any pipeline, "device" is fast; see
         `dataset.make_batches`.
     views: device engine: (start, side, pad, crop) in order. From the fraction `start` of the
-        epochs on, images are resized to `side`, padded by `pad`, cropped to `crop` pixels.
+        epochs on, images are resized to `side`, padded by `pad`, cropped to `crop` pixels, in the
+        place of the augmentation's own shift.
     precision: "float32", "bfloat16", "float16", or "auto": the one that the device multiplies
         fastest (core.device.pick_precision).
     channels_last: the memory order of images and convolutions.
@@ -111,6 +113,16 @@ class Recipe:
                 raise ValueError(
                     f'{field} is the device engine\'s; set engine="device", or {field}={off}.'
                 )
+        if "cutout" in self.augment and any(crop <= HOLE for *_, crop in self.views):
+            raise ValueError(
+                f"views is {self.views!r}; {self.augment!r} blanks {HOLE}x{HOLE} pixels, and crops "
+                "must be larger than that."
+            )
+        if self.views and "shift" in self.augment:
+            raise ValueError(
+                f"views have shifts of their own, so that {self.augment!r} would not shift; set "
+                "views=(), or an augmentation without shift."
+            )
         if self.engine == "device" and self.augment not in DEVICE_AUGMENTATIONS:
             raise ValueError(
                 f"The device engine does not know the augmentation {self.augment!r}, only "
@@ -119,7 +131,7 @@ class Recipe:
 
     def view_at(self, epoch):
         """(side, pad, crop) of the last one of `views` that has begun by this epoch, from 0 on."""
-        begun = [view for view in self.views if epoch >= view[0] * self.epochs]
+        begun = [v for v in self.views if epoch >= v[0] * self.epochs - 1e-9]  # 0.55·100 > 55
         return begun[-1][1:]
 
     def mixup_at(self, epoch):
@@ -212,7 +224,7 @@ EXPLAINED = {
     "momentum": ("this share of the last steps' direction is kept", "", ""),
     "nesterov": ("momentum that looks one step ahead", "", ""),
     "weight_decay": (
-        "pulls weights towards 0 at every step; with muon not the convolutions'",
+        "pulls weights towards 0 at every step; with muon not those of dense convolutions",
         "",
         "",
     ),
@@ -263,4 +275,6 @@ def in_use(recipe):
     """The fields that decide a training by `recipe`: all but what is off, or read by nothing."""
     chosen = (recipe.optimizer, recipe.schedule)
     read = [field for field in EXPLAINED if field not in ONLY or set(ONLY[field]) & set(chosen)]
+    if recipe.schedule == "onecycle":  # it has momenta of its own
+        read.remove("momentum")
     return [field for field in read if getattr(recipe, field) or field == "seed"]

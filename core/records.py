@@ -67,8 +67,13 @@ class Paths(NamedTuple):
         return self.checkpoint.with_suffix(".lock")
 
 
-def is_recorded(path, recipe, validate):
-    """Whether `path` holds the record of a run by this recipe. What else it holds is told."""
+def name_of(model):
+    """What a record calls the network: its name in MODELS, or that of what builds it."""
+    return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+
+
+def is_recorded(path, recipe, validate, model):
+    """Whether `path` holds the record of `model` by this recipe. What else it holds is told."""
     if not path.exists():
         return False
     try:
@@ -80,6 +85,9 @@ def is_recorded(path, recipe, validate):
     same = DEFAULTS | record["recipe"] == settings(recipe) and part_of(record) == part
     if not same:
         print(f"{path} is of another recipe: the run is done anew.", flush=True)
+    elif record["model"] != name_of(model):
+        print(f"{path} is of another network: the run is done anew.", flush=True)
+        return False
     return same
 
 

@@ -25,12 +25,17 @@ def spread(network):
     """
     if size() == 1:
         return network
-    for module in list(network.modules()):
+    normalise_over_all(network)
+    # static_graph: parameters that the network does not use are no error.
+    return DistributedDataParallel(network, static_graph=True)
+
+
+def normalise_over_all(network):
+    """Puts a `WholeBatchNorm` in the place of each BatchNorm, where there are several processes."""
+    for module in list(network.modules()) if size() > 1 else ():
         for name, child in module.named_children():
             if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
                 setattr(module, name, WholeBatchNorm.like(child))
-    # static_graph: parameters that the network does not use are no error.
-    return DistributedDataParallel(network, static_graph=True)
 
 
 def same_buffers(network):

@@ -28,6 +28,8 @@ def turns(count, generator):
 
 def turned(images, maps):
     """Images (B, H, W, 3), seen through the maps (B, 2, 3); the border is mirrored."""
+    if not len(images):  # of a small last batch one of several processes has none
+        return images
     planes = images.permute(0, 3, 1, 2)
     grid = F.affine_grid(maps, planes.shape, align_corners=False)
     planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)

@@ -3,8 +3,24 @@
 ByClass(batches)    the accuracy of each class, and which are taken for which
 """
 
+import json
+
 from core.arrays import confusion_matrix
 from core.forward import classify
+
+
+def as_kept(epoch):
+    """An epoch of a history as a record keeps it: numbers of NumPy and torch become Python's.
+
+    Raises ValueError for what neither can keep.
+    """
+    try:
+        return json.loads(json.dumps(epoch, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"on_epoch has put something into history[-1] that a record cannot keep ({error}); "
+            "put numbers, text, lists and dictionaries there."
+        ) from None
 
 
 class ByClass:
@@ -17,7 +33,7 @@ class ByClass:
     It costs one evaluation an epoch, which is in none of the record's seconds.
 
     batches: images and labels, in order and only normalised, on the network's device.
-    precision: as in a Recipe, but "auto" is not known here: "float32", "bfloat16" or "float16".
+    precision: as in a Recipe.
     """
 
     def __init__(self, batches, precision="float32"):

@@ -30,7 +30,7 @@ def flat():
 
 
 def short(build, description):
-    """As many epochs, at the rates, as the designs for a CPU had in experiments/07_designs.py."""
+    """28 epochs at the rates of experiments/07_designs.py, as `hybrid` had them there."""
     change = dict(epochs=28, ema=0.99, lr=0.4, muon_lr=0.07)
     return Run(f"{build.__name__}-28", "gated", 1, change, build, True, description)
 

@@ -203,7 +203,7 @@ def explain(name, error):
 
 
 def recorded(name, run, recipe):
-    return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate)
+    return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate, run.model)
 
 
 def train_once(name, run, recipe, device, several=False):
@@ -217,7 +217,7 @@ def train_once(name, run, recipe, device, several=False):
         print(f"{name}: {epoch_line(history, recipe.epochs)}", flush=True)
 
     with claimed(paths.lock, name, wait=30 if several else 0):
-        if is_recorded(paths.record, recipe, run.validate):
+        if recorded(name, run, recipe):
             return None
         print(name, flush=True)
         options = dict(validate=run.validate, description=run.description, **run.variants)

@@ -140,13 +140,14 @@ def test_records_and_checkpoints_older_than_a_field_are_known(small, tmp_path, m
     before = path.stat().st_mtime_ns
     sweep.sweep(table, "cpu")
     assert path.stat().st_mtime_ns == before
-    checkpoint = tmp_path / "checkpoints" / "table" / "a-seed0.pt"
+    (_, run, recipe), *_ = sweep.plan(table)
+    checkpoint = tmp_path / "older.pt"
+    options = dict(device="cpu", progress=False, checkpoint=checkpoint)
+    train.fit(run.model, recipe, small, **options)
     state = torch.load(checkpoint, weights_only=True)
     del state["identity"]["recipe"]["mixup"]
     torch.save(state, checkpoint)
-    (_, run, recipe), *_ = sweep.plan(table)
-    options = dict(device="cpu", progress=False, checkpoint=checkpoint, resume=True)
-    assert len(train.fit(run.model, recipe, small, **options)[1]["history"]) == 1
+    assert len(train.fit(run.model, recipe, small, resume=True, **options)[1]["history"]) == 1
 
 
 def test_images_for_the_statistics_are_drawn_in_full_precision(small):

@@ -14,6 +14,7 @@ from conftest import QUICK, ROOT, Tiny
 from torch import nn
 
 import train
+from core.checkpoint import architecture
 from core.common import TrainingError
 
 SCRIPT = """
@@ -144,3 +145,34 @@ def test_a_key_that_is_missing(key, small, checkpoint):
     torch.save(state, checkpoint)
     with pytest.raises(TrainingError, match="does not fit this run .*; delete it and start"):
         resume(Tiny, small, checkpoint)
+
+
+class Scaled(nn.Module):
+    """A network whose method, setting or text another one may have otherwise."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+        self.output = nn.Linear(3, 10)
+
+    def features(self, x):
+        return x.mean((2, 3)) * 2
+
+    def forward(self, x):
+        return self.scale * self.output(self.features(x))
+
+
+def test_an_edited_network_is_another_run():
+    class Edited(Scaled):
+        def features(self, x):
+            return x.mean((2, 3)) * 3
+
+    class Same(Scaled):
+        def features(self, x):
+            return x.mean((2, 3)) * 2
+
+    for one in (Edited, Same):
+        one.__name__ = one.__qualname__ = "Scaled"
+    assert architecture(Scaled()) == architecture(Scaled())
+    assert architecture(Scaled()) != architecture(Scaled(2.0))
+    assert architecture(Edited()) != architecture(Same())

@@ -28,6 +28,8 @@ from dataset import Cifar10, make_batches
 
 # 600 images: 13 batches of 46 and one of 2, of which the third of three processes has none.
 RECIPE = dataclasses.replace(QUICK, batch_size=46, epochs=3, nesterov=True, precision="float32")
+# Turned: of a small last batch a process may have none. Averaged: batch-norm statistics are new.
+AVERAGED = dataclasses.replace(RECIPE, epochs=1, ema=0.9, augment="flip_shift_turn")
 
 
 class Normed(Tiny):
@@ -110,7 +112,8 @@ def several(folder, data):
             with contextlib.suppress(Stopped):
                 train.fit(Normed, RECIPE, checkpoint=half, on_epoch=stop, **options)
         norms = [normalised(layer) for layer in NORMS]
-        (folder / f"{number}.json").write_text(json.dumps([record, resumed, norms]))
+        averaged = train.fit(Normed, AVERAGED, data, device="cpu", progress=False)[1]["history"]
+        (folder / f"{number}.json").write_text(json.dumps([record, resumed, norms, averaged]))
 
 
 def torchrun(processes, *words, **options):
@@ -193,7 +196,7 @@ def test_all_processes_say_the_same_and_one_writes(processes, runs):
     for record in records[1:]:
         assert np.array_equal(curves(record["history"]), curves(records[0]["history"]))
     files = [str(p.relative_to(runs[processes])) for p in runs[processes].rglob("whole*")]
-    assert sorted(files) == ["checkpoints/whole.pt", "results/whole.json", "weights/whole.pt"]
+    assert sorted(files) == ["results/whole.json", "weights/whole.pt"]
 
 
 @pytest.mark.slow
@@ -208,6 +211,15 @@ def test_every_image_once_an_epoch_in_the_batches_of_one_process(processes, engi
     assert together == [sorted(batch) for batch in seen(engine)]
     assert sorted(chain(*together)) == list(range(600))
     assert [len(share[-1]) for share in shares] == [1, 1, 0][:processes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_averaged_weights_have_the_statistics_of_whole_batches(processes, runs, small):
+    _, record = train.fit(Normed, AVERAGED, small, device="cpu", progress=False)
+    expected = curves(record["history"])[:, :2]
+    for number in range(processes):
+        assert curves(told(runs[processes], number)[3])[:, :2] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow

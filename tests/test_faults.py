@@ -117,7 +117,7 @@ def outcome(root):
     return {key: value.numpy().tobytes() for key, value in state.items()}, record["history"]
 
 
-LEFT = (("checkpoints", "pt"), ("results", "json"), ("weights", "pt"))
+LEFT = (("results", "json"), ("weights", "pt"))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from conftest import ROOT
 
@@ -136,3 +137,14 @@ def test_a_misspelt_recipe_in_the_environment_is_one_sentence():
     assert run.returncode == 1
     assert "RECIPE: Unknown recipe 'sprnt'; did you mean sprint" in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_an_empty_cell_is_no_obstacle(tmp_path):
+    """Jupyter leaves one at the end of most notebooks."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in ("print(1)", "")])
+    path = tmp_path / "a.ipynb"
+    nbformat.write(book, path)
+    command = [sys.executable, "-m", "tools.run_notebook", "--save", path]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert nbformat.read(path, 4).cells[0].outputs[0].text == "1\n"

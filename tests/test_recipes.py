@@ -20,6 +20,11 @@ from core.recipes import EXPLAINED, RECIPES, Recipe, in_use
         (dict(views=((0, 24, 0, 28),)), "crop <= side"),
         (dict(views=((0, 24, 0),)), "each is .start, side, pad, crop."),
         (dict(views=((0.5, 32, 0, 28),)), "the first starts at 0"),
+        (dict(views=((0, 32, 0, 24),)), "views have shifts of their own, so that 'flip_shift'"),
+        (
+            dict(views=((0, 32, 0, 16),), augment="flip_shift_cutout"),
+            "blanks 16x16 pixels, and crops must be larger",
+        ),
     ],
 )
 def test_recipes_are_checked(change, message):
@@ -41,6 +46,8 @@ def test_the_last_view_that_has_begun_is_the_one_in_force():
         (32, 0, 28),
         (32, 0, 28),
     ]
+    hundred = dataclasses.replace(RECIPES["lean"], epochs=100)  # 0.55 * 100 > 55
+    assert [hundred.view_at(epoch)[2] for epoch in (54, 55)] == [24, 28]
 
 
 def test_what_nothing_reads_is_not_in_use():
@@ -48,6 +55,7 @@ def test_what_nothing_reads_is_not_in_use():
     assert {"momentum", "nesterov", "step_epochs", "step_gamma", "seed"} <= set(fields)
     assert not {"warmup", "muon_lr", "label_smoothing", "views"} & set(fields)
     assert not {"momentum", "nesterov", "step_gamma"} & set(in_use(Recipe(3, optimizer="adam")))
+    assert "momentum" not in in_use(Recipe(3, schedule="onecycle"))  # which has its own
 
 
 def test_every_field_is_explained():

@@ -63,7 +63,7 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
     assert records[2].exists()
 
 
-@pytest.mark.parametrize("damage", ["", '{"model": "net"', "another recipe"])
+@pytest.mark.parametrize("damage", ["", '{"model": "net"', "another recipe", "another network"])
 def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys):
     path = course / "table.py"
     path.write_text(
@@ -76,10 +76,12 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
     text = damage
     if damage == "another recipe":
         text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
+    if damage == "another network":
+        text = json.dumps(good | {"model": "frontier"})
     file.write_text(text)
     sweep.sweep(path)
     said = capsys.readouterr().out
-    assert f"{file} is {'of another recipe' if 'recipe' in damage else 'damaged'}" in said
+    assert f"{file} is {f'of {damage}' if 'another' in damage else 'damaged'}" in said
     again = json.loads(file.read_text())
     assert again["recipe"] == good["recipe"]
     assert again["test_accuracy"] == good["test_accuracy"]
@@ -89,8 +91,9 @@ def test_a_checkpoint_of_another_run_is_told_and_not_gone_on_from(course, capsys
     path = course / "table.py"
     lines = 'from experiments.sweep import Run\nRUNS = [Run("plain", "sprint", 1, CHANGE)]\n'
     path.write_text(lines.replace("CHANGE", 'dict(epochs=1, augment="none")'))
-    sweep.sweep(path)
-    (course / "results" / "table" / "plain-seed0.json").unlink()
+    (_, run, recipe), *_ = sweep.plan(path)
+    checkpoint = course / "checkpoints" / "table" / "plain-seed0.pt"
+    sweep.train.fit(run.model, recipe, checkpoint=checkpoint, progress=False)
     other = course / "elsewhere" / "table.py"
     other.parent.mkdir()
     other.write_text(lines.replace("CHANGE", 'dict(epochs=1, augment="flip")'))

@@ -7,6 +7,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from conftest import QUICK, ROOT, Tiny, record
 
 import train
@@ -82,3 +83,21 @@ def test_the_lessons_tensorboard_writer_writes(small, tmp_path, monkeypatch):
     written = EventAccumulator(str(tmp_path / "runs" / "short")).Reload()
     assert {"train_loss", "test_accuracy", "lr"} <= set(written.Tags()["scalars"])
     assert [event.step for event in written.Scalars("train_loss")] == [1, 2]
+
+
+def test_what_is_added_is_kept_as_a_record_can(small, tmp_path):
+    """Numbers of NumPy and torch, too, in the record and in the checkpoint alike."""
+    checkpoint = tmp_path / "run.pt"
+    options = dict(device="cpu", progress=False, checkpoint=checkpoint)
+
+    def add(model, history):
+        assert not model.training
+        history[-1] |= {"one": np.int64(1), "two": np.float64(2), "three": torch.ones(3)}
+
+    network, found = train.fit(Tiny, QUICK, small, on_epoch=add, **options)
+    assert not network.training
+    assert [(e["one"], e["two"], e["three"]) for e in found["history"]] == [(1, 2.0, [1, 1, 1])] * 2
+    again = train.fit(Tiny, QUICK, small, resume=True, **options)[1]
+    assert again["history"] == found["history"]
+    with pytest.raises(ValueError, match=r"history\[-1\] that a record cannot keep"):
+        train.fit(Tiny, QUICK, small, on_epoch=lambda _, h: h[-1].update(x=object()), **options)

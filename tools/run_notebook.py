@@ -67,7 +67,7 @@ class TellingClient(NotebookClient):
         return f"[{time.monotonic() - self.begun:4.0f} s]"
 
     def tell(self, cell, cell_index):
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and cell.source.strip():
             first = cell.source.strip().splitlines()[0][:70]
             print(f"{self.clock()} cell {cell_index + 1}/{len(self.nb.cells)}  {first}", flush=True)
 
@@ -98,7 +98,10 @@ def main():
     path = options.notebook
     if not path.exists():
         sys.exit(f"run_notebook: there is no notebook {path}.")
-    book = nbformat.read(path, as_version=4)
+    try:
+        book = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError):
+        sys.exit(f"run_notebook: {path} is no notebook.")
     if path.name == "S9_Final.ipynb":
         try:
             announce(path)
