@@ -254,8 +254,9 @@ def operations(network, recipe, images=50_000):
     optimiser's own matrix products, counted by torch (whose counter takes the backward pass of a
     depthwise convolution for a dense one, so it is not asked for the network's).
     """
-    optimizer = make_optimizer(network, recipe)
-    for weight in network.parameters():
+    twin = copy.deepcopy(network)  # the step is a real one
+    optimizer = make_optimizer(twin, recipe)
+    for weight in twin.parameters():
         weight.grad = torch.ones_like(weight)
     with FlopCounterMode(display=False) as counter:
         optimizer.step()

@@ -208,6 +208,8 @@ def main():
     parser = Parser("app.py", description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=whole_number, default=7860, help="default: 7860")
     port = parser.parse_args().port
+    if port > 65_535:
+        sys.exit(f"app.py: there is no port {port}; the largest is 65535.")
     if not names():
         sys.exit("app.py: no network is calibrated yet: python -m tools.calibrate")
     try:

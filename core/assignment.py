@@ -154,11 +154,15 @@ def max_pools_in(sight):
 def spatial(op, sight):
     """Whether `op` reduces dimensions that run over positions."""
     sources = [sight.trace.operations[number] for number in op.inputs]
-    axes = set(range(2, len(op.before)))
     for source in sources:
         if source.output == op.before:
-            axes = set(sight.positions(source)[0])
-    return bool(axes & set(op.reduced))
+            return bool(set(sight.positions(source)[0]) & set(op.reduced))
+    if not set(range(2, len(op.before))) & set(op.reduced):
+        return False
+    # A view has other axes: positions, or groups of channels? Of positions fewer are left.
+    earlier = [one for one in sight.trace.flow() if one.convolves and one.number < op.number]
+    places = sight.positions(earlier[-1])[1] if earlier else math.prod(sight.shape[-2:])
+    return sight.positions(op)[1] < places
 
 
 def global_average_in(network, sight):
@@ -199,12 +203,17 @@ def all_of_it_is_the_mean(network, sight, last, behind):
     watched = {op.number for op in behind}
 
     def results(change):
-        push = Push(sight.trace.names, last.number, change.to(image.device), watched)
+        torch.default_generator.manual_seed(0)  # dropout that is never off draws the same
+        if image.device.type == "cuda":
+            torch.cuda.manual_seed(0)
+        kept = watched | {last.number}
+        push = Push(sight.trace.names, last.number, change.to(image.device), kept)
         return push.run(network, image).kept
 
     before = results(torch.zeros(last.output))
-    balanced = results(4 * (noise - level))
-    raised = results((level / level.std()).expand(last.output))
+    size = float(before[last.number].std()) or 1.0  # a small change of large numbers is rounded off
+    balanced = results(4 * size * (noise - level))
+    raised = results(size * (level / level.std()).expand(last.output))
     exact = 1e-3 if image.dtype in (torch.float32, torch.float64) else 0.05
     for number in watched:
         moved = (balanced[number] - before[number]).abs().max()

@@ -78,20 +78,26 @@ def reliability(probabilities, labels, bins=15):
     labels: (N,) integers in 0..9.
     bins: how many.
 
-    Raises ValueError for other probabilities and labels.
+    Raises ValueError for other probabilities, labels and bins.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
         raise ValueError(f"The probabilities are {probabilities.shape}; they must be (N, 10).")
+    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all():  # NaN is neither
+        raise ValueError(
+            "The probabilities must lie in 0..1; logits go through `calibrated` first."
+        )
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; it must be 1 or more.")
     right = probabilities.argmax(1) == checked_labels(labels, len(probabilities))
     confidence = probabilities.max(1)
+    number = np.clip(np.ceil(confidence * bins - 1e-6), 1, bins)  # of its bin: 0.2 ends the third
     found = []
-    for low in np.arange(bins) / bins:
-        high = low + 1 / bins
-        inside = (confidence > low) & (confidence <= high + 1e-6)
+    for one in range(1, bins + 1):
+        low, high, inside = (one - 1) / bins, one / bins, number == one
         count = int(inside.sum())
         means = (float(x[inside].mean()) if count else np.nan for x in (confidence, right))
-        found.append(Bin(float(low), float(high), count, *means))
+        found.append(Bin(low, high, count, *means))
     return found
 
 

@@ -70,8 +70,8 @@ def write_atomically(path, write, advice=AGAIN):
 
 
 def write_text(path, text):
-    """Writes a text file; see `write_atomically`."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Writes a text file, "?" for what is no character; see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def clear_leftovers(path):

@@ -150,9 +150,15 @@ def _try_local(path, read, failures):
         return None
     try:
         return _verified(read(path))
+    except MemoryError:
+        raise DataError(
+            f"There is too little memory to read {path}; it is left as it is."
+        ) from None
     except Exception as error:
         failures.append((str(path), error))
-        print(f"{path}: {_reason(error)}; {_set_aside(path)}", file=sys.stderr)
+        read_it = not isinstance(error, OSError) or error.errno is None  # else nobody knows
+        outcome = _set_aside(path) if read_it else "left as it is, trying the next source"
+        print(f"{path}: {_reason(error)}; {outcome}", file=sys.stderr)
         return None
 
 

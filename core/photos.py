@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-LARGEST = 64_000_000  # pixels: more than today's telephones save, 200 MB when it is unpacked
+LARGEST = 64_000_000  # pixels: more than today's telephones save; unpacked 200 MB, some much more
 SQUARE = 384  # pixels: what is shown of it
 KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # What Pillow raises for files that are damaged, cut off, or none of its own.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
 DAMAGE += (zlib.error, MemoryError, Image.DecompressionBombError)
+Image.init()
+FORMATS = tuple(set(Image.OPEN) - {"EPS", "WMF"})  # these two Pillow hands to other programs
 
 
 class PhotoError(ValueError):
@@ -55,7 +57,7 @@ def open_photo(file, name=None):
     if empty:
         raise PhotoError(f"{name} is empty (0 bytes); save or copy the photo once more.")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             check_size(image.size, name)
             image.draft("RGB", (2 * SQUARE, 2 * SQUARE))  # a large JPEG is unpacked at part size
             if getattr(image, "is_animated", False) and image.format != "MPO":  # that is one photo
@@ -90,12 +92,14 @@ def too_large(name, size=""):
 def to_rgb(image, notes):
     """An RGB image of a Pillow image of any mode. Appends to `notes` what one may not expect."""
     if image.mode.startswith(("I", "F")):  # 16 or more bits: `convert` would cut off all above 255
-        values = np.asarray(image, np.float64)
-        top = 65_535 if image.mode.startswith("I;16") else max(values.max(), 1)
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        depths = (255, 4095, 65_535) if image.mode.startswith("I;16") else ()
+        top = next((top for top in depths if top >= values.max()), max(values.max(), 1))
         image = Image.fromarray((255 * values / top).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        notes.append("What was transparent is white.")
         image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:  # many screenshots could be transparent, and are not
+            notes.append("What was transparent is white.")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     if image.mode == "CMYK":

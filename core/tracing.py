@@ -185,6 +185,11 @@ class Watch(TorchDispatchMode):
         self.stack = [Call("", network)]
 
     def enter(self, module, _inputs):
+        if any(memory_of(p) not in self.descent for p in module.parameters(recurse=False)):
+            raise ValueError(
+                f"The network runs a {type(module).__name__} whose weights are not among its own; "
+                "if it keeps layers in a list, make it an nn.ModuleList."
+            )
         name = self.known.get(id(module), type(module).__name__.lower())
         self.stack.append(Call(name, module))
         self.events.append(self.stack[-1])

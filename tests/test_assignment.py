@@ -207,6 +207,18 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
     "maximum before": (lambda x: F.max_pool2d(x, 2).mean((2, 3)), True, False),
     "fractional": (lambda x: F.fractional_max_pool2d(x, 2, 4).mean((2, 3)), True, False),
     "maximum of channels": (lambda x: x.amax(1, keepdim=True).mean((2, 3)), True, True),
+    "maxout": (
+        lambda x: x.unflatten(1, (-1, 2)).amax(2).repeat(1, 2, 1, 1).mean((2, 3)),
+        True,
+        True,
+    ),
+    "maximum by a view": (
+        lambda x: x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5)).mean((2, 3)),
+        True,
+        False,
+    ),
+    "dropout that is never off": (lambda x: F.dropout(average(x), 0.1), True, True),
+    "large numbers": (lambda x: average(1e6 * x), True, True),
 }
 
 
@@ -258,3 +270,19 @@ def test_a_shared_layer_counts_once():
     assert rules["fewer than 200,000 parameters"].measured == f"{224 + 584 + 90}"
     assert rules["receptive field > 44"].measured == "7"
     assert sum(layer.parameters for layer in analysis.layers(network)) == 224 + 584 + 90
+
+
+def test_layers_in_a_plain_list_are_not_the_networks():
+    """They would count as no parameters, and never be trained."""
+
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [Conv2d(3, 8, 3), nn.BatchNorm2d(8)]
+            self.output = Linear(8, 10)
+
+        def forward(self, x):
+            return self.output(average(self.blocks[1](self.blocks[0](x))))
+
+    with pytest.raises(ValueError, match="runs a Conv2d whose weights are not among its own"):
+        analysis.check_assignment(Hidden())

@@ -96,3 +96,11 @@ def test_every_block_is_measured_and_keeps_its_shape(name):
     if name == "3x3, dilated 2":
         assert (found["parameters"], found["macs"]) == (16 * 16 * 9, 16 * 16 * 9 * 64)
     assert f"| {name} " in bench_blocks.table({name: {"16 at 8x8": found}})
+
+
+def test_counting_leaves_the_network_as_it_was():
+    network = Net()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    analysis.operations(network, RECIPES["lean"])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(weight.grad is None for weight in network.parameters())

@@ -79,3 +79,18 @@ def test_other_labels_are_refused():
         fit_temperature(np.zeros((3, 10)), np.zeros(2))
     with pytest.raises(ValueError, match="3 images"):
         calibration_error(np.full((3, 10), 0.1), np.zeros(2))
+
+
+def test_an_answer_on_an_edge_counts_once():
+    """500 answers of 60 %, 300 of them right, 500 of 95 %, all wrong; 0.6 is an edge of 15 bins."""
+    probabilities = np.concatenate([sure(0.6, 500), sure(0.95, 500)])
+    truth = np.concatenate([labels(300, 500), labels(0, 500)])
+    assert calibration_error(probabilities, truth) == pytest.approx((500 * 0 + 500 * 0.95) / 1000)
+
+
+@pytest.mark.parametrize("bad", [np.full((4, 10), np.nan), np.full((4, 10), 3.0), -sure(0.5, 4)])
+def test_what_are_no_probabilities(bad):
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.1"):
+        calibration_error(bad, labels(2, 4))
+    with pytest.raises(ValueError, match="bins is 0"):
+        calibration_error(sure(0.5, 4), labels(2, 4), bins=0)

@@ -146,6 +146,19 @@ def test_altered_file_is_set_aside(cifar, offline, capsys):
     assert "set aside as cifar10.npz.bad" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_file_that_cannot_be_read_now_is_left_alone(error, cifar, offline, monkeypatch):
+    (offline / d.CACHE).write_bytes(b"good, for all one knows")
+
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(d.np, "load", lambda *_, **__: fails(None))
+    with pytest.raises(d.DataError, match="too little memory|Input/output error"):
+        d.load_cifar10(offline, progress=False)
+    assert [path.name for path in offline.iterdir()] == [d.CACHE]
+
+
 def test_a_pickle_cannot_run_code(offline, tmp_path):
     class Evil:
         def __reduce__(self):

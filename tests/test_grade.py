@@ -44,6 +44,12 @@ FAULTS = {
         "from core.common import ROOT\n(ROOT / 'model.py').write_text('spoiled')",
         ["its own folder alone", "PermissionError in line 2", "model.py"],
     ),
+    "i_argument": (
+        GOOD.replace("class Network", "class Mine").replace(", 3, stride=2", ""),
+        ["TypeError in line 7", "missing 1 required positional argument: 'kernel_size'"],
+    ),
+    "j_signal": ("import os\nos.kill(os.getpid(), 40)", ["killed by the signal 40"]),
+    "k_no_character": ("raise RuntimeError('caf\\udce9')", ["RuntimeError", "caf"]),
     "g_two": (GOOD + "class A(Network): pass\nclass B(Network): pass", []),  # Network is usual
     "h_printing": ("for i in range(1_000_000): print('line', i)\n" + GOOD, []),
 }
@@ -303,6 +309,13 @@ def test_which_files_are_meant(tmp_path):
     found = grading.submissions_of([*map(str, words), str(tmp_path / "one")])
     assert [one.network for one in found] == [None, None, "Net"]
     assert grading.names_of(found) == ["one-net", "two-net", "three"]
+
+
+def test_names_that_files_can_have(tmp_path):
+    for name in ("index.py", "M\udcfcller.py"):
+        (tmp_path / name).write_text("")
+    found = grading.submissions_of([str(tmp_path)])
+    assert sorted(grading.names_of(found)) == ["M?ller", "index_"]  # index.html is the overview
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,28 @@ def test_of_an_animation_the_first_picture(name, tmp_path):
     assert "the first" in photo.notes[0]
 
 
+def test_an_opaque_screenshot_is_not_called_transparent(tmp_path):
+    photo = open_photo(save(tmp_path, Image.new("RGBA", (64, 64), (*BLUE, 255))))
+    assert (colours(photo)[0], photo.notes) == (list(BLUE), ())
+
+
+def test_twelve_bits_and_pixels_that_are_no_number(tmp_path):
+    twelve = np.full((40, 40), 4095 * 2 // 5, np.uint16)
+    assert colours(open_photo(save(tmp_path, Image.fromarray(twelve))))[0] == [102, 102, 102]
+    floats = np.full((40, 40), 100, np.float32)
+    floats[:, 20:] = 200
+    floats[0, 0] = np.nan
+    photo = open_photo(save(tmp_path, Image.fromarray(floats), "a.tiff"))
+    assert photo.square[20, 5, 0] in (127, 128)
+    assert photo.square[20, 35, 0] == 255
+
+
+def test_what_another_program_would_open_is_not_opened(tmp_path):
+    path = save(tmp_path, Image.new("RGB", (64, 64), RED), "a.eps")
+    with pytest.raises(PhotoError, match="no image that can be opened; use JPEG, PNG"):
+        open_photo(path)
+
+
 def test_sixteen_bits_and_grey(tmp_path):
     deep = Image.fromarray(np.full((40, 40), 257 * 100, np.uint16))
     for image in (deep, Image.new("L", (40, 40), 100), Image.new("LA", (40, 40), (100, 255))):

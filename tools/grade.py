@@ -35,6 +35,7 @@ from tools.grading import (
     asked,
     grade_item,
     grade_one,
+    name_of,
     names_of,
     opened,
     report_in,
@@ -63,7 +64,7 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
     [one] = submissions_of([str(submission)])
     chosen = terms_of(**terms)
     with opened(data) as images:
-        return grade_one(one, one.path.stem, chosen, images, Path(out), tell)
+        return grade_one(one, name_of(one, 1), chosen, images, Path(out), tell)
 
 
 # ------------------------------------------------------------------------------------ a whole class

@@ -126,7 +126,9 @@ def names_of(submissions):
 
 def name_of(one, parts):
     words = [*one.path.parts[1:][-parts:-1], one.path.stem]
-    return "-".join(words + ([one.network] if parts > 1 and one.network else []))
+    name = "-".join(words + ([one.network] if parts > 1 and one.network else []))
+    name = name.encode(errors="replace").decode()  # some zip files unpack what is no character
+    return name + "_" * (name == "index")  # index.html is the overview
 
 
 # ------------------------------------------------------------------------------------------ grading

@@ -9,6 +9,7 @@ process as this code: one that wants to deceive can. See tools/grade.py.
 import contextlib
 import dataclasses
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ from core import limits
 from core.common import ROOT, Parser, TrainingError
 from core.device import describe_device, pick_device
 from core.recipes import Recipe
+from core.undisturbed import unwrapped
 from dataset import Cifar10
 
 USUAL = ("Network", "Net", "Model")  # names by which a network is found
@@ -84,7 +86,9 @@ def find(module, name):
             raise Refused(f"There is no {name} in it; {defined(own)}")
         return name, getattr(module, name)
     file = Path(module.__file__).name
-    chosen = [key for key in USUAL if key in own] or [key for key in own if builds(own[key])]
+    chosen = [key for key in USUAL if key in own] or list(own)
+    if len(chosen) > 1:
+        chosen = [key for key in chosen if key in USUAL or builds(own[key])]
     if len(chosen) == 1:
         return chosen[0], own[chosen[0]]
     if chosen:
@@ -116,15 +120,15 @@ def build(name, make):
             "which is built without arguments."
         )
     try:
-        network = make()
+        inspect.signature(make).bind()
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
         raise Refused(
             f"{name} cannot be built without arguments ({error}); give them default values."
         ) from None
+    network = make()
     if not isinstance(network, nn.Module):
         raise Refused(f"{name}() is of class {type(network).__name__}, which is no nn.Module.")
+    unwrapped(network)  # raises ValueError for layers that have no weights yet
     if analysis.count(network) == 0:
         raise Refused(f"{name} has no parameters: there is nothing to be trained.")
     return network

@@ -192,7 +192,8 @@ def problem_of(heard, ended, images, epochs, allowed):
 
 def how(status):
     if status < 0:
-        return f"killed by the signal {signal.Signals(-status).name}"
+        known = {one.value: one.name for one in signal.Signals}
+        return f"killed by the signal {known.get(-status, -status)}"
     return f"with the exit status {status} and without a result (as os._exit does)"
 
 
