@@ -1,10 +1,12 @@
-"""Which recipe for the long run? `hybrid` of experiments/07_designs.py, changed.
+"""Which recipe for the long run? `hybrid` and `flat` of experiments/07_designs.py, changed.
 
 `python -m experiments.sweep experiments/07_recipes.py`
 
-The base is that table's run of it. Every run trains on 45,000 images and is judged on the other
-5,000.
+The bases are that table's runs of them. Every run trains on 45,000 images and is judged on the
+other 5,000.
 """
+
+from torch import nn
 
 from experiments import designs
 from experiments.sweep import Run
@@ -12,20 +14,32 @@ from experiments.sweep import Run
 BASE = dict(epochs=28, mixup=0.3, ema=0.99, label_smoothing=0)
 
 
-def line(name, description, **change):
+def line(name, description, model=designs.hybrid, **change):
     return Run(
         name,
         "frontier",
         1,
         change=BASE | change,
-        model=designs.hybrid,
+        model=model,
         validate=True,
         description=description,
     )
 
 
+def unscaled():
+    """`flat`, the scales of its normalisations fixed at 1: the convolution behind a gate can do
+    what they do, and two of them cannot multiply.
+    """
+    network = designs.flat()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.requires_grad_(False)
+    return network
+
+
 STRONG = dict(mixup=0.5, augment="flip_shift_turn_colour")
 LONG = dict(epochs=80, ema=0.999)
+SLOWER = dict(epochs=9, lr=0.05, muon_lr=0.05)
 
 RUNS = [
     line("mixup-half", "mixed with up to a half of another image", mixup=0.5),
@@ -36,4 +50,6 @@ RUNS = [
     line("strong", "up to a half mixed, turned by up to 15° and zoomed, recoloured", **STRONG),
     line("no-mixup", "no mixed images", mixup=0),
     line("decay", "weight decay of 0.02 in Muon", muon_decay=0.02),
+    line("flat-slower", "9 epochs, the rates of `gated`", designs.flat, **SLOWER),
+    line("flat-unscaled", "9 epochs, scales of normalisations fixed at 1", unscaled, epochs=9),
 ]
