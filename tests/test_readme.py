@@ -53,6 +53,21 @@ def test_a_text_is_reached_or_missed():
     assert isinstance(table, pd.DataFrame)
 
 
+def test_the_race_is_among_runs_on_one_device(monkeypatch):
+    """Seconds of the same run on another number of threads belong into another race."""
+    elsewhere = trained(0.8, device="cpu: X, AVX2, 1 thread")
+    groups = {"net-sprint": trained(0.9), "mixed": trained(0.8) + elsewhere, "other": elsewhere}
+    raced = {}
+    monkeypatch.setattr(readme, "TABLES", ())
+    monkeypatch.setattr(readme, "load_records", lambda: groups)
+    monkeypatch.setattr(readme, "longest_trainings", lambda groups: groups)
+    for name in ("plot_pareto", "save_figure"):
+        monkeypatch.setattr(readme, name, lambda *_: None)
+    monkeypatch.setattr(readme, "plot_race", raced.update)
+    readme.draw_images()
+    assert {name: len(runs) for name, runs in raced.items()} == {"net-sprint": 1, "mixed": 1}
+
+
 def test_every_lesson_has_a_finding():
     groups = readme.load_records()
     assert readme.findings(groups).keys() == readme.LESSONS.keys()

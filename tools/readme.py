@@ -312,13 +312,12 @@ def draw_images():
     save_figure("pareto", 110)
     device = groups["net-sprint"][0]["device"]
     slower = ("net-lean",)  # recorded on another machine of that kind
-    plot_race(
-        {
-            name: runs
-            for name, runs in groups.items()
-            if runs[0]["device"] == device and name not in slower
-        }
-    )
+    on_it = {
+        name: [run for run in runs if run["device"] == device]
+        for name, runs in groups.items()
+        if name not in slower
+    }
+    plot_race({name: runs for name, runs in on_it.items() if runs})
     save_figure("race", 110)
     for name in TABLES:
         if comparisons_of(name):
