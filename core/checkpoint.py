@@ -53,7 +53,7 @@ def architecture(network):
         classes |= {cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.")}
         simple = (int, float, str, tuple)
         kept = {name: value for name, value in vars(module).items() if isinstance(value, simple)}
-        kept.pop("training")
+        kept.pop("training", None)  # a traced one has none
         lines.append(f"{type(module).__qualname__} {sorted(kept.items())}")
     return "\n".join([*lines, *sorted(map(instructions, classes - {object}))])
 
