@@ -96,24 +96,30 @@ class NearAndFar(nn.Module):
 
 
 class Gate(nn.Module):
-    """A 1x1 convolution times the ReLU of another: (N, C, H, W) -> the same.
+    """A 1x1 convolution times another one, squashed: (N, C, H, W) -> the same.
 
     Dauphin et al. 2016 (arXiv:1612.08083); as two layers, since halves of one map are slower.
+
+    squash: what builds the layer that does it.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels, squash=nn.ReLU):
         super().__init__()
         self.value = conv_block(channels, channels, 1)[:2]  # without the ReLU
-        self.gate = conv_block(channels, channels, 1)
+        self.gate = nn.Sequential(*conv_block(channels, channels, 1)[:2], squash())
 
     def forward(self, x):
         return self.value(x) * self.gate(x)
 
 
-def gated(channels, count):
+def gated(channels, count, squash=nn.ReLU):
     """`count` residual blocks: near and far, gated, mixed by a 1x1 convolution."""
     return [
-        Residual(NearAndFar(channels), Gate(channels), nn.Conv2d(channels, channels, 1, bias=False))
+        Residual(
+            NearAndFar(channels),
+            Gate(channels, squash),
+            nn.Conv2d(channels, channels, 1, bias=False),
+        )
         for _ in range(count)
     ]
 
@@ -191,17 +197,19 @@ class GatedNet(FourBlocks):
 
     The plan of xvel/cifar10-tiniest, wider: gated blocks at 32x32, then at 16x16; its far view is
     another one (see `NearAndFar`), and a convolution both dilated and depthwise-separable follows.
+
+    squash: of the gates. With a ReLU the training broke down (experiments/07_frontier.ipynb).
     """
 
-    def __init__(self, a=64, b=104):
+    def __init__(self, a=64, b=104, squash=nn.Sigmoid):
         super().__init__()
         dilated = nn.Conv2d(b, b, 3, padding=2, dilation=2, groups=b, bias=False)
         last = [Residual(dilated, conv_block(b, b, 1)), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         halved = [nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, 2, bias=False)]  # 16x16
-        self.c1 = nn.Sequential(conv_block(3, a), *gated(a, 1))  # 32x32
-        self.c2 = nn.Sequential(*gated(a, 2))
-        self.c3 = nn.Sequential(*halved, *gated(b, 1))
-        self.c4 = nn.Sequential(*gated(b, 2), *last)
+        self.c1 = nn.Sequential(conv_block(3, a), *gated(a, 1, squash))  # 32x32
+        self.c2 = nn.Sequential(*gated(a, 2, squash))
+        self.c3 = nn.Sequential(*halved, *gated(b, 1, squash))
+        self.c4 = nn.Sequential(*gated(b, 2, squash), *last)
         self.pool = GlobalAveragePool()
         self.output = nn.Sequential(nn.Flatten(), nn.Linear(b, NUM_CLASSES))
 

@@ -78,12 +78,12 @@ def pyramid():
     )
 
 
-def flat():
-    """Gated blocks of 88 channels, all of them at 16x16."""
+def flat(squash=nn.ReLU):
+    """Gated blocks of 88 channels, all of them at 16x16; `squash`: of their gates."""
     return Design(
-        [stem(32), conv_block(32, 88, dilation=2), *gated(88, 1)],
-        gated(88, 2),
-        gated(88, 2),
-        [*gated(88, 1), *last(88)],
+        [stem(32), conv_block(32, 88, dilation=2), *gated(88, 1, squash)],
+        gated(88, 2, squash),
+        gated(88, 2, squash),
+        [*gated(88, 1, squash), *last(88)],
         88,
     )

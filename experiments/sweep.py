@@ -46,11 +46,11 @@ VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
 
 
 class Run(NamedTuple):
-    """A line of a table: one configuration, trained with the seeds 0 to `seeds` - 1.
+    """A line of a table: one configuration, trained with `seeds` seeds: 0, 1, 2 and so on.
 
-    name: of the record, results/<table>/<name>-seed<k>.json.
+    name: of the record, results/<table>/<name>-seed<k>.json, where k counts from 0.
     recipe: a name in RECIPES.
-    change: {field of the recipe: its value here}.
+    change: {field of the recipe: its value here}; a seed is the first one's.
     model: a name in MODELS, or a function that builds a network.
     validate: train on 45,000 images, judged on the other 5,000.
     description: what differs, in words.
@@ -138,7 +138,8 @@ def recipe_of(run, seed):
     if unknown := run.variants.keys() - VARIANTS:
         raise ValueError(f"fit takes no {', '.join(unknown)}, only {', '.join(sorted(VARIANTS))}")
     recipe = find(RECIPES, run.recipe, "recipe")
-    return dataclasses.replace(recipe, **run.change, seed=seed)
+    first = run.change.get("seed", 0)
+    return dataclasses.replace(recipe, **run.change | {"seed": first + seed})
 
 
 def sweep(path, device=None, jobs=1, dask=None):

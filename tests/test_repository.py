@@ -152,9 +152,11 @@ FLOORS = {
     "experiments.sweep": {"train", "dataset", "model", "core"},
     "experiments.mixed": {"model"},
     "experiments.designs": {"model"},
+    "experiments.teaching": {"train"},
 }
 TABLE = {
     "experiments.sweep",
+    "experiments.teaching",
     "experiments.mixed",
     "experiments.designs",
     "train",

@@ -63,6 +63,16 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
     assert records[2].exists()
 
 
+def test_seeds_go_on_from_a_tables_own(tmp_path):
+    path = tmp_path / "table.py"
+    path.write_text(
+        "from experiments.sweep import Run\n"
+        'RUNS = [Run("later", "sprint", 2, dict(seed=3)), Run("first", "sprint", 2)]'
+    )
+    seeds = {name.split("/")[1]: recipe.seed for name, _, recipe in sweep.plan(path)}
+    assert seeds == {"later-seed0": 3, "later-seed1": 4, "first-seed0": 0, "first-seed1": 1}
+
+
 @pytest.mark.parametrize("damage", ["", '{"model": "net"', "another recipe", "another network"])
 def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys):
     path = course / "table.py"

@@ -1,0 +1,58 @@
+"""Distillation (Hinton et al. 2015, arXiv:1503.02531): networks teach another what they would say.
+
+Teachers and student see the same view of an image, mixed, turned and recoloured, as in Beyer et al.
+2021 (arXiv:2106.05237): no answer is ever kept for a second one.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+import train
+
+
+class Answered(NamedTuple):
+    """Batches whose labels are the mean of the teachers' probabilities, (B, 10)."""
+
+    batches: object
+    teachers: list
+    precision: str
+
+    @property
+    def epoch(self):
+        return self.batches.epoch
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for images, _ in self.batches:
+            with torch.no_grad(), train.autocast(images.device, self.precision):
+                answers = [teacher(images).float().softmax(1) for teacher in self.teachers]
+            yield images, torch.stack(answers).mean(0)
+
+
+class Taught:
+    """In the place of `train.train_epoch`: the student never sees a label.
+
+    The training accuracy of its record is agreement with the teachers.
+
+    names: the teachers' files in weights/, loaded when the training begins.
+    prepare: what is done to a teacher, e.g. compile it.
+
+    Raises TrainingError where a file is not there, or holds something else.
+    """
+
+    def __init__(self, names, prepare=lambda network: network):
+        self.names, self.prepare, self.teachers = names, prepare, []
+
+    def __call__(self, model, batches, optimizer, schedule, scaler, recipe, precision, progress):
+        if not self.teachers:
+            device = next(model.parameters()).device
+            for name in self.names:
+                teacher, _ = train.load_weights(train.ROOT / "weights" / f"{name}.pt")
+                teacher = teacher.to(device, memory_format=torch.channels_last)
+                self.teachers.append(self.prepare(teacher))
+        batches = Answered(batches, self.teachers, precision)
+        rest = (optimizer, schedule, scaler, recipe, precision, progress)
+        return train.train_epoch(model, batches, *rest)

@@ -1,0 +1,57 @@
+"""Networks that teach another: it learns their answers to the views that it sees, and no label."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+
+import train
+from core.common import TrainingError
+from dataset import make_batches
+from experiments.teaching import Answered, Taught
+
+MIXED = dataclasses.replace(QUICK, mixup=0.5)
+
+
+@pytest.fixture
+def teachers(small, tmp_path, monkeypatch):
+    """The names of two networks in weights/."""
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    for seed in (0, 1):
+        recipe = dataclasses.replace(QUICK, seed=seed)
+        train.train_and_record("net", recipe, f"own/teacher-seed{seed}", data=small, progress=False)
+    return [f"own/teacher-seed{seed}" for seed in (0, 1)]
+
+
+def taught(data, names):
+    network, record = train.fit("net", MIXED, data, progress=False, train_epoch=Taught(names))
+    return network.state_dict(), record
+
+
+def test_the_student_never_sees_a_label(teachers, small):
+    weights, record = taught(small, teachers)
+    other = small._replace(train_labels=np.roll(small.train_labels, 7))
+    again, _ = taught(other, teachers)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    alone, _ = taught(small, teachers[:1])
+    assert not torch.equal(weights["c1.0.0.weight"], alone["c1.0.0.weight"])
+    assert record["history"][-1]["train_loss"] < record["history"][0]["train_loss"]
+
+
+def test_an_answer_is_the_mean_of_the_teachers_to_the_same_view(teachers, small):
+    networks = [train.load_weights(train.ROOT / "weights" / f"{name}.pt")[0] for name in teachers]
+    made = (small.train_images, small.train_labels, 100, "flip_shift", "device")
+    answered = Answered(make_batches(*made, seed=5), networks, "float32")
+    assert len(answered) == 6
+    for (images, answers), (same, _) in zip(answered, make_batches(*made, seed=5), strict=True):
+        assert torch.equal(images, same)
+        with torch.no_grad():
+            expected = sum(network(same).softmax(1) for network in networks) / 2
+        torch.testing.assert_close(answers, expected)
+
+
+def test_teachers_that_are_not_there_are_told(teachers, small):
+    with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights of this program"):
+        taught(small, [*teachers, "own/nobody"])
