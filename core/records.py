@@ -281,7 +281,8 @@ def results_table(groups, short=False):
     """
     runs = frame(groups)
     runs = runs[runs["part"] == "test"].groupby("run")
-    kinds = {name: runs[name].agg(lambda values: ", ".join(values.unique())) for name in KINDS}
+    kinds = {name: runs[name].agg(lambda values: "; ".join(values.unique())) for name in KINDS}
+    means = [run.groupby("device", sort=False)["seconds"].mean() for _, run in runs]
     mean = runs["accuracy"].mean()
     table = pd.DataFrame(
         {
@@ -291,7 +292,7 @@ def results_table(groups, short=False):
             "test accuracy, %": runs["accuracy"].agg(mean_std),
             "worst seed": runs["accuracy"].min().map("{:.2f}".format),
             "with flip at test": runs["flip"].agg(mean_std),
-            "training, s": runs["seconds"].mean().map("{:,.0f}".format),
+            "training, s": ["; ".join(map("{:,.0f}".format, seconds)) for seconds in means],
             **kinds,
         }
     )

@@ -30,10 +30,11 @@ def cells(table):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
 
-def test_a_table_names_every_device_and_precision_of_a_run():
-    runs = [record([0.5]), record([0.6], device="cuda: T4", precision="float16")]
+def test_a_table_names_every_device_and_precision_of_a_run_and_the_seconds_on_each_device():
+    runs = [record([0.5]), record([0.6], device="cuda: T4", precision="float16"), record([0.5])]
+    runs[0]["seconds"], runs[1]["seconds"], runs[2]["seconds"] = 1000, 10, 3000
     (row,) = cells(r.results_table({"net": runs}))
-    assert row[7:] == ["cpu: X, AVX2, 2 threads, cuda: T4", "float32, float16"]
+    assert row[6:] == ["2,000; 10", "cpu: X, AVX2, 2 threads; cuda: T4", "float32; float16"]
 
 
 def test_effect_is_the_difference_with_students_interval():
