@@ -199,8 +199,7 @@ RECIPES = {
     "lean": Recipe(9, 256, lr=0.5, muon_lr=0.12, augment="flip", views=SHRUNK, **FAST),
     "standard": Recipe(50, 256, lr=0.4, muon_lr=0.07, augment="standard", **OURS),
     "frontier": Recipe(100, 256, lr=0.4, muon_lr=0.07, augment="flip_shift", **FAST),
-    # For a GPU: batches of 250 leave no rest, so that nothing is compiled twice; three seeds at
-    # once take eight minutes.
+    # For a GPU: batches of 250 leave no rest, so that nothing is compiled twice.
     "gated": Recipe(94, 250, lr=0.1, muon_lr=0.05, **FAST | VARIED),
     # The published networks' recipes. What a text leaves open is marked "ours".
     # strided: most of it ours.

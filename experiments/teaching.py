@@ -1,7 +1,7 @@
 """Distillation (Hinton et al. 2015, arXiv:1503.02531): networks teach another what they would say.
 
-Teachers and student see the same view of an image, mixed, turned and recoloured, as in Beyer et al.
-2021 (arXiv:2106.05237): no answer is ever kept for a second one.
+Teachers and student see the same view of an image, as the recipe makes it (Beyer et al. 2021,
+arXiv:2106.05237): no answer is ever kept for a second one.
 """
 
 from typing import NamedTuple
@@ -49,10 +49,11 @@ class Taught:
     def __call__(self, model, batches, optimizer, schedule, scaler, recipe, precision, progress):
         if not self.teachers:
             device = next(model.parameters()).device
-            for name in self.names:
-                teacher, _ = train.load_weights(train.ROOT / "weights" / f"{name}.pt")
-                teacher = teacher.to(device, memory_format=torch.channels_last)
-                self.teachers.append(self.prepare(teacher))
+            self.teachers = [self.teacher(name).to(device) for name in self.names]
         batches = Answered(batches, self.teachers, precision)
         rest = (optimizer, schedule, scaler, recipe, precision, progress)
         return train.train_epoch(model, batches, *rest)
+
+    def teacher(self, name):
+        network, _ = train.load_weights(train.ROOT / "weights" / f"{name}.pt")
+        return self.prepare(network.to(memory_format=torch.channels_last))
