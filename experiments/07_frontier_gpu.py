@@ -13,7 +13,7 @@ compile and is slower; the network of its records was compiled as those here are
 import torch
 from torch import nn
 
-from experiments import designs
+from experiments import designs, mixed
 from experiments.sweep import Run
 from experiments.teaching import Taught
 from model import MODELS, GatedNet
@@ -34,6 +34,10 @@ def rectified():
     return compiled(GatedNet(squash=nn.ReLU))
 
 
+def large():
+    return compiled(mixed.gated_large())
+
+
 def flat():
     return compiled(designs.flat())
 
@@ -51,6 +55,7 @@ RUNS = [
     short("flat-28", flat, "gated blocks of 88 channels at 16x16"),
     short("gated-28", gated, "the gate a sigmoid instead of a ReLU"),
     short("gated-28-decay", gated, "the same, weight decay of 0.02 in Muon", muon_decay=0.02),
+    short("large-28", large, "depthwise kernels of 3x3, 7x7 and dilated 7x7"),
     Run(
         "rectified-65",
         "gated",

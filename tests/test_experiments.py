@@ -19,7 +19,7 @@ from core.augment import pipeline
 from core.optim import make_optimizer
 from core.recipes import DEFAULTS, RECIPES, settings
 from dataset import AlbumentationsBatches, Cifar10, make_batches
-from experiments import designs
+from experiments import designs, mixed
 from experiments.sweep import load_table, recipe_of
 
 
@@ -315,9 +315,12 @@ def test_gelu_takes_the_place_of_every_relu(leaner):
     assert kinds.count(nn.GELU) == sum(isinstance(m, nn.ReLU) for m in plain.modules())
 
 
-@pytest.mark.parametrize("name", ["dense", "hybrid", "pyramid", "flat"])
-def test_a_design_keeps_the_rules_and_the_budget(name):
-    network = getattr(designs, name)()
+DESIGNS = [designs.dense, designs.hybrid, designs.pyramid, designs.flat, mixed.gated_large]
+
+
+@pytest.mark.parametrize("build", DESIGNS, ids=lambda build: build.__name__)
+def test_a_design_keeps_the_rules_and_the_budget(build):
+    network = build()
     assert 180_000 <= model.count_parameters(network) < 200_000
     assert all(rule.passed for rule in check_assignment(network))
 
