@@ -99,8 +99,6 @@ class Gate(nn.Module):
     """A 1x1 convolution times another one, squashed: (N, C, H, W) -> the same.
 
     Dauphin et al. 2016 (arXiv:1612.08083); as two layers, since halves of one map are slower.
-
-    squash: what builds the layer that does it.
     """
 
     def __init__(self, channels, squash=nn.ReLU):
@@ -113,15 +111,12 @@ class Gate(nn.Module):
 
 
 def gated(channels, count, squash=nn.ReLU):
-    """`count` residual blocks: near and far, gated, mixed by a 1x1 convolution."""
-    return [
-        Residual(
-            NearAndFar(channels),
-            Gate(channels, squash),
-            nn.Conv2d(channels, channels, 1, bias=False),
-        )
-        for _ in range(count)
-    ]
+    """`count` residual blocks: near and far, gated (`squash` ends the gate), mixed by a 1x1 one."""
+    blocks = []
+    for _ in range(count):
+        layers = NearAndFar(channels), Gate(channels, squash)
+        blocks.append(Residual(*layers, nn.Conv2d(channels, channels, 1, bias=False)))
+    return blocks
 
 
 class GlobalAveragePool(nn.Module):
