@@ -148,7 +148,20 @@ def spread(kernel, dilation):
 
 def max_pools_in(sight):
     """Maxima over positions, by a layer or by amax and the like; not those over channels."""
-    return [where(op) for op in sight.trace.flow() if "max_pool" in op.name or spatial(op, sight)]
+    ways = (is_max_pool, spatial, of_two_parts)
+    return [where(op) for op in sight.trace.flow() if any(way(op, sight) for way in ways)]
+
+
+def is_max_pool(op, _sight):
+    return "max_pool" in op.name
+
+
+def of_two_parts(op, sight):
+    """Whether `op` keeps the larger one of two parts of a map, each with fewer positions."""
+    if op.name not in ("maximum", "fmax") or op.operands < 2 or len(op.inputs) != 1:
+        return False
+    (source,) = (sight.trace.operations[number] for number in op.inputs)
+    return sight.positions(op)[1] < sight.positions(source)[1]
 
 
 def spatial(op, sight):

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 CONVOLUTIONS = ("convolution", "_convolution")
 POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_pool1d")
 ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
+MAXIMA = ("amax", "max", "topk")
 UNCOUNTED = ("detach", "alias", "lift_fresh")  # torch adds them as it likes
 COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
 LOCAL = ("native_batch_norm", "native_group_norm", "native_layer_norm", "native_dropout")
@@ -56,6 +57,7 @@ class Operation:
     inputs: numbers of the operations that its operands come from.
     before, output: shapes of the (first) operand and of the result, the batch of 1 included.
     parameters: names of the parameters that took part, shared ones by their first.
+    operands: how many of its operands come from the image.
     local: whether each position of the result comes from the same position alone.
     reduced: the dimensions that it reduces to one, where it is told so.
     kernel, stride, dilation: one number an axis; empty for what has no window.
@@ -68,6 +70,7 @@ class Operation:
     before: tuple
     output: tuple
     parameters: frozenset
+    operands: int
     local: bool
     reduced: tuple
     macs: int = 0
@@ -239,8 +242,9 @@ class Watch(TorchDispatchMode):
                 tuple(first.shape),
                 tuple(results[0].shape),
                 parameters,
+                sum(descent.image for descent in found),
                 torch.Tag.pointwise in func.tags or name in LOCAL + COPIES,
-                reduced(args, first.dim()) if name in ("amax", "max") else (),
+                reduced(name, args, first.dim()) if name in MAXIMA else (),
                 **arithmetic(func, args, kwargs, output),
             )
             self.stack[-1].operations.append(operation)
@@ -270,8 +274,12 @@ def arithmetic(func, args, kwargs, output):
     return found
 
 
-def reduced(args, dimensions):
-    """The dimensions that amax(x, dims) or max(x, dim) reduces; without any it reduces all."""
+def reduced(name, args, dimensions):
+    """The dimensions that amax(x, dims), max(x, dim) or topk(x, k, dim) reduces; without any the
+    first two reduce all, topk the last.
+    """
+    if name == "topk":
+        return ((args[2] if len(args) > 2 else -1) % dimensions,)
     given = args[1] if len(args) > 1 and not isinstance(args[1], torch.Tensor) else ()
     given = (given,) if isinstance(given, int) else tuple(given)
     return tuple(axis % dimensions for axis in given) or tuple(range(dimensions))

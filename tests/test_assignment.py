@@ -217,6 +217,23 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
         True,
         False,
     ),
+    "maximum of two parts": (
+        lambda x: torch.maximum(x[:, :, ::2], x[:, :, 1::2]).mean((2, 3)),
+        True,
+        False,
+    ),
+    "maxout of two parts": (
+        lambda x: torch.maximum(x[:, :4], x[:, 4:]).repeat(1, 2, 1, 1).mean((2, 3)),
+        True,
+        True,
+    ),
+    "cropped, then activated": (
+        lambda x: torch.maximum(x[:, :, 1:-1], torch.zeros(1)).mean((2, 3)),
+        True,
+        True,
+    ),
+    "largest of all": (lambda x: x.flatten(2).topk(1)[0].flatten(1), False, False),
+    "largest channels": (lambda x: x.topk(4, 1)[0].mean((2, 3)), True, True),
     "dropout that is never off": (lambda x: F.dropout(average(x), 0.1), True, True),
     "large numbers": (lambda x: average(1e6 * x), True, True),
 }
