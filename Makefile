@@ -29,7 +29,7 @@ test-extras: .venv/done
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(PYTHON) dataset.py
 	$(PYTHON) -m pytest tests/test_app.py tests/test_export.py tests/test_watching.py \
-		tests/test_many.py tests/test_grade.py
+		tests/test_many.py tests/test_grade.py tests/test_grading.py
 
 bench: .venv/done
 	$(PYTHON) -m tools.bench_engines

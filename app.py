@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import sys
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ except ImportError:
 
 CALIBRATIONS = ROOT / "results" / "calibration"
 HEIGHT = 300  # pixels, of the pictures
+TURN = threading.Lock()  # who explains a network hangs hooks into it: one question at a time
 STYLE = "#says {min-height: 3em} #seen img {image-rendering: pixelated}"
 
 
@@ -74,17 +76,19 @@ def names():
     return sorted(found, key=lambda name: name != "net-sprint-seed0")
 
 
-def ask(trained, images):
-    """What a network says of uint8 images (N, 32, 32, 3): probabilities (N, 10), heat (N, 32, 32).
+def ask(trained, images, heat=True):
+    """What a network says of uint8 images (N, 32, 32, 3): probabilities (N, 10), and where it
+    looks, (N, 32, 32), or None without `heat`.
 
     In float32: for a few images no other precision is faster.
     """
     unknown = np.zeros(len(images), int)
     batches = make_batches(images, unknown, len(images), trained.augment, train=False)
-    logits, _ = train.classify(trained.network, batches, "float32")
     normalised, _ = next(iter(batches))
-    probabilities = calibrated(logits.numpy(), trained.calibration["temperature"])
-    return probabilities, grad_cam(trained.network, normalised)
+    with TURN:
+        logits, _ = train.classify(trained.network, batches, "float32")
+        looks = grad_cam(trained.network, normalised) if heat else None
+    return calibrated(logits.numpy(), trained.calibration["temperature"]), looks
 
 
 def answer(file, name):
@@ -123,7 +127,7 @@ def gallery(label, name):
     picked = trained.calibration["mistakes"][label]
     if not picked:
         return f"No test image of this class is mistaken: {label}.", []
-    probabilities, _ = ask(trained, images[picked])
+    probabilities, _ = ask(trained, images[picked], heat=False)
     shown = []
     for index, row in zip(picked, probabilities, strict=True):
         ((said, share),) = likeliest(row, 1).items()

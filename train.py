@@ -269,15 +269,15 @@ def load_weights(path):
         record = json.loads(record.read_text())
     except DAMAGE as error:
         raise TrainingError(
-            f"{path} holds no weights of this program ({type(error).__name__}); "
-            "train the model anew."
+            f"{path} holds no weights of a network in MODELS ({type(error).__name__}), or has no "
+            "record; train the model anew, or build it as its table in experiments/ does."
         ) from None
     return network.eval(), record
 
 
 def parse(arguments):
     raw = argparse.RawDescriptionHelpFormatter
-    parser = common.Parser("train.py", formatter_class=raw, description=__doc__.replace("%", "%%"))
+    parser = common.Parser("train.py", formatter_class=raw, description=__doc__)
     add = parser.add_argument
     add("--model", default="net", help="a network in model.MODELS (default: net)")
     add("--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def architecture(network):
         kept = {name: value for name, value in vars(module).items() if isinstance(value, simple)}
         kept.pop("training", None)  # a traced one has none
         lines.append(f"{type(module).__qualname__} {sorted(kept.items())}")
-    return "\n".join([*lines, *sorted(map(instructions, classes - {object}))])
+    text = "\n".join([*lines, *sorted(map(instructions, classes - {object}))])
+    return re.sub(r" at 0x[0-9a-f]+", "", text)  # of a function: another one in each process
 
 
 def instructions(cls):
@@ -68,8 +70,14 @@ def instructions(cls):
 
 def steps_of(code):
     """Compiled code: its steps, the names, numbers and texts in it, a docstring among them."""
-    inner = [steps_of(value) if hasattr(value, "co_code") else value for value in code.co_consts]
+    inner = [constant(value) for value in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {inner}"
+
+
+def constant(value):
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))  # its own order is another one in each process
+    return steps_of(value) if hasattr(value, "co_code") else value
 
 
 def fingerprint(contents):
@@ -128,6 +136,8 @@ def save_checkpoint(path, identity, states, history, device):
     }
     if device.type == "cuda":
         state["device_random"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["device_random"] = torch.mps.get_rng_state()
     write_tensors(path, state)
 
 
@@ -167,6 +177,8 @@ def load_checkpoint(path, identity, states, device):
         torch.set_rng_state(state["random"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"], device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(state["device_random"])
         return state["history"]
     except DAMAGE as error:
         raise CheckpointError(

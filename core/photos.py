@@ -51,7 +51,8 @@ def open_photo(file, name=None):
     path, notes = Path(file), []
     name = name or path.name
     try:
-        empty = path.stat().st_size == 0
+        with path.open("rb") as file:
+            empty = not file.read(1)
     except OSError as error:
         raise PhotoError(f"{name} cannot be read ({error.strerror}).") from None
     if empty:

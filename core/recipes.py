@@ -276,5 +276,5 @@ def in_use(recipe):
     chosen = (recipe.optimizer, recipe.schedule)
     read = [field for field in EXPLAINED if field not in ONLY or set(ONLY[field]) & set(chosen)]
     if recipe.schedule == "onecycle":  # it has momenta of its own
-        read.remove("momentum")
+        read = [field for field in read if field != "momentum"]
     return [field for field in read if getattr(recipe, field) or field == "seed"]

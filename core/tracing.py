@@ -266,7 +266,8 @@ def arithmetic(func, args, kwargs, output):
         stride = tuple(args[2]) if len(args) > 2 and args[2] else kernel
         if name.startswith("fractional"):
             stride = kernel
-        found |= dict(kernel=kernel, stride=stride, dilation=(1,) * len(kernel))
+        spread = args[4] if name.startswith("max_pool") and len(args) > 4 else (1,) * len(kernel)
+        found |= dict(kernel=kernel, stride=stride, dilation=tuple(spread))
     elif name in ADAPTIVE:
         sides = zip(args[0].shape[-2:], args[1], strict=True)
         kernel = tuple(-(-before // after) for before, after in sides)

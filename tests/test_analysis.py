@@ -89,6 +89,12 @@ def test_a_learners_functional_network():
     assert verdicts["a dilated convolution"].measured == "long"
 
 
+def test_a_dilated_pooling_is_one():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(3, 1, 1, dilation=3))
+    layer = a.layers(network)[-1]
+    assert (layer.kernel, layer.dilation, layer.receptive_field) == (3, 3, 7)
+
+
 def test_pooling_over_the_whole_map_adds_nothing():
     head = [nn.Flatten(), nn.Linear(4, 10)]
     assert (

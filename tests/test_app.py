@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -103,6 +104,29 @@ def test_without_the_test_images_the_gallery_says_so(monkeypatch, tmp_path):
     assert shown == []
     assert list(tmp_path.iterdir()) == []
     app.test_images.cache_clear()
+
+
+def test_a_network_is_asked_one_question_at_a_time(photos, monkeypatch):
+    """Whoever explains it hangs hooks into it, which another question would set off."""
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def slow(network, images):
+        begun.set()
+        go_on.wait(60)
+        order.append("photo")
+        return np.zeros((len(images), 32, 32))
+
+    monkeypatch.setattr(app, "grad_cam", slow)
+    first = threading.Thread(target=app.answer, args=(photos["ship.png"], SPRINT))
+    first.start()
+    begun.wait(60)
+    second = threading.Thread(target=lambda: order.append(app.gallery("cat", SPRINT) and "gallery"))
+    second.start()
+    second.join(2)
+    go_on.set()
+    first.join(60)
+    second.join(60)
+    assert order == ["photo", "gallery"]
 
 
 def test_the_fingerprint_is_of_the_file():

@@ -162,6 +162,29 @@ class Scaled(nn.Module):
         return self.scale * self.output(self.features(x))
 
 
+def test_a_network_is_the_same_in_another_process():
+    """A set of words and a function among its settings have another order, or place, in each."""
+    code = """
+import torch.nn.functional as F
+from torch import nn
+from core.checkpoint import architecture
+
+class Chosen(nn.Module):
+    def __init__(self, kind="relu"):
+        super().__init__()
+        assert kind in {"relu", "gelu", "silu", "tanh"}
+        self.steps = (F.relu, F.gelu)
+
+print(architecture(Chosen()))
+"""
+    found = set()
+    for seed in "123":
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        command = dict(cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        found.add(subprocess.run([sys.executable, "-c", code], **command).stdout)
+    assert len(found) == 1
+
+
 def test_an_edited_network_is_another_run():
     class Edited(Scaled):
         def features(self, x):

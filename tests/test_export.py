@@ -36,7 +36,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(tmp_path, monkeypatch
 
 def test_what_was_not_trained_is_not_exported(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match="holds no weights of this program"):
+    with pytest.raises(SystemExit, match="holds no weights of a network"):
         train.main(["--model", "net", "--export", "onnx"])
 
 

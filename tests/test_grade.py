@@ -7,16 +7,13 @@ import subprocess
 import sys
 import time
 
-import jsonschema
 import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
 
 from core import limits
-from core.common import claimed
-from tools import grade, grading, pages
-from tools.verdict import FORM, Heard
+from tools import grade, grading
 
 GOOD = """
 from torch import nn
@@ -228,140 +225,15 @@ def test_a_test_cell_of_otter_grader(small, tmp_path, monkeypatch):
     assert "rules are not kept" in every_rule.message
 
 
-# ------------------------------------------------------------------------------ without a process
-
-
-def made_up(words):
-    """What the process of a submission leaves, with these words in it."""
-    return {
-        "verdict": "no grade",
-        "reason": words,
-        "notes": [words],
-        "rules": [],
-        "history": [],
-        "output": {"text": words, "bytes": 1, "lines": 1},
-        "seconds": 1.0,
-        "memory": 1,
-        "network": words,
-        **dict.fromkeys(("accuracy", "parameters", "receptive_field", "device")),
-    }
-
-
-def test_a_broken_off_class_goes_on_where_it_stopped(small, tmp_path, monkeypatch, capsys):
-    graded = []
-
-    def run(one, *_):
-        graded.append(one.path.stem)
-        if graded == ["a", "b"]:
-            raise KeyboardInterrupt
-        return made_up("all in vain")
-
-    monkeypatch.setattr(grading, "run", run)
-    monkeypatch.setattr(grading, "load_cifar10", lambda: small)
-    for name in "abc":
-        (tmp_path / f"{name}.py").write_text("")
-    words = [str(tmp_path), "--out", str(tmp_path / "grades")]
-    with pytest.raises(SystemExit, match="Go on with the same command"):
-        grade.main(words)
-    assert "a" in (tmp_path / "grades" / "index.html").read_text()
-    capsys.readouterr()
-    (tmp_path / "grades" / "c.json").write_text('{"asked"')  # damaged: as if there were none
-    grade.main(words)
-    assert graded == ["a", "b", "b", "c"]
-    first, *_, last, hint = capsys.readouterr().out.splitlines()
-    assert first.startswith("[1/3] a: reported already (")
-    assert last.startswith("[3/3] c: no grade. all in vain (")
-    assert "index.html in a browser" in hint
-    (tmp_path / "a.py").write_text("# another file")
-    grade.main(words)
-    assert graded[4:] == ["a"]
-
-
-def test_two_graders_share_a_class(small, tmp_path, monkeypatch, capsys):
-    (tmp_path / "a.py").write_text("")
-    out = tmp_path / "grades"
-    with claimed(out / ".a.lock", "a"):
-        reports = grade.grade_class([str(tmp_path)], grading.terms_of(), out, small)
-    assert reports == []
-    assert "[1/1] a: another process is at it" in capsys.readouterr().out
-
-
 @pytest.mark.slow
-def test_two_at_a_time(cifar, tmp_path):
-    """Each process reads the images itself, so these are the real ones."""
-    pytest.importorskip("joblib")
-    (tmp_path / "a.py").write_text("def (")
-    (tmp_path / "b.py").write_text("raise KeyError('it')")
-    (tmp_path / "c.py").write_text("import sys\nsys.exit(3)")
-    out = tmp_path / "grades"
-    grade.main([str(tmp_path), "--jobs", "2", "--out", str(out)])
-    reasons = [json.loads((out / f"{name}.json").read_text())["reason"] for name in "abc"]
-    for reason, word in zip(reasons, ("SyntaxError", "KeyError", "sys.exit(3)"), strict=True):
-        assert word in reason
-    assert all(f"{name}.html" in (out / "index.html").read_text() for name in "abc")
-
-
-def test_which_files_are_meant(tmp_path):
-    for name in ("one/net.py", "two/net.py", "three.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    words = [tmp_path / "one", tmp_path / "two" / "net.py", f"{tmp_path}/three.py:Net"]
-    found = grading.submissions_of([*map(str, words), str(tmp_path / "one")])
-    assert [one.network for one in found] == [None, None, "Net"]
-    assert grading.names_of(found) == ["one-net", "two-net", "three"]
-
-
-def test_names_that_files_can_have(tmp_path):
-    for name in ("index.py", "M\udcfcller.py"):
-        (tmp_path / name).write_text("")
-    found = grading.submissions_of([str(tmp_path)])
-    assert sorted(grading.names_of(found)) == ["M?ller", "index_"]  # index.html is the overview
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("no.py", "There is no no.py; give a file.py, file.py:Network or a folder"),
-        ("no.py:Net", "There is no no.py"),
-        ("README.md", "README.md is no Python file, nor a folder"),
-        ("images", "images is no Python file, nor a folder"),
-        ("model.py:1", "'1' is no name of a class"),
-        ("model.py --recipe sprnt", "Unknown recipe 'sprnt'; did you mean sprint"),
-        ("model.py --minutes 0", "minutes is 0.0; it must be a number greater than 0"),
-        ("model.py --memory nan", "memory is nan; it must be a number greater than 0"),
-        ("model.py --seed -1", "seed is -1; it must be a whole number"),
-    ],
-)
-def test_bad_input_is_one_sentence(words, message, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit, match=message.replace("(", r"\(")) as stop:
-        grade.main(words.split())
-    assert "\n" not in str(stop.value)
-
-
-def test_what_does_not_have_the_form_of_a_result_is_not_believed():
-    heard = Heard()
-    assert heard.add('{"stage": "training"}') is not None
-    forged = ["no JSON", "[]", '{"accuracy": 1}', '{"parameters": true}', '{"predictions": [11]}']
-    for line in forged:
-        heard.spoiled = False
-        assert heard.add(line) is None
-        assert heard.spoiled
-    assert heard.facts == {}
-    jsonschema.Draft202012Validator.check_schema(FORM)
-
-
-def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
-    evil = "<script>alert(1)</script>"
-    report = made_up(evil) | {"name": "evil", "file": evil}
-    report["rules"] = [{"rule": evil, "measured": evil, "passed": False}]
-    names = ("epochs", "optimizer", "batch_size", "augment", "seed")
-    report["asked"] = {"recipe": dict.fromkeys(names, 1), "minutes": 1, "memory": 1}
-    report["asked"] |= {"sha256": "", "images": [1, 1]}
-    pages.write_page(report, small, tmp_path)
-    (tmp_path / "evil.json").write_text(json.dumps(report))
-    pages.write_overview(tmp_path)
-    for name in ("evil.html", "index.html"):
-        text = (tmp_path / name).read_text()
-        assert "<script>" not in text
-        assert "&lt;script&gt;" in text
+def test_what_a_submission_does_is_told_as_it_comes(small, tmp_path):
+    (tmp_path / "network.py").write_text(GOOD)
+    told = []
+    options = TERMS | dict(epochs=2, data=small, out=tmp_path / "grades")
+    grade.grade(
+        tmp_path / "network.py",
+        tell=lambda heard: told.append((heard.stage, len(heard.history))),
+        **options,
+    )
+    assert [told.count(("training", epochs)) > 0 for epochs in (0, 1, 2)] == [True] * 3
+    assert told[-1] == ("testing", 2)

@@ -139,6 +139,19 @@ def test_a_misspelt_recipe_in_the_environment_is_one_sentence():
     assert run.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("PRECISION", "bf16", "variable PRECISION"), ("CIFAR10_ROOT", "/dev/null/no", "no")],
+)
+def test_other_faults_in_the_environment_are_one_sentence(name, value, message):
+    command = [sys.executable, "-m", "tools.run_notebook", "S9_Final.ipynb"]
+    environment = os.environ | {name: value}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("run_notebook: ") and message in run.stderr
+    assert "RECIPE" not in run.stderr and run.stderr.count("\n") == 1
+
+
 def test_an_empty_cell_is_no_obstacle(tmp_path):
     """Jupyter leaves one at the end of most notebooks."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in ("print(1)", "")])

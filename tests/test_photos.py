@@ -157,7 +157,7 @@ def test_empty_missing_and_a_folder(tmp_path):
     assert "is empty (0 bytes)" in refusal(tmp_path / "empty.jpg")
     assert "cannot be read" in refusal(tmp_path / "no.jpg")
     (tmp_path / "folder").mkdir()
-    refusal(tmp_path / "folder")
+    assert "cannot be read (Is a directory)" in refusal(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])

@@ -56,6 +56,7 @@ def test_what_nothing_reads_is_not_in_use():
     assert not {"warmup", "muon_lr", "label_smoothing", "views"} & set(fields)
     assert not {"momentum", "nesterov", "step_gamma"} & set(in_use(Recipe(3, optimizer="adam")))
     assert "momentum" not in in_use(Recipe(3, schedule="onecycle"))  # which has its own
+    assert "warmup" in in_use(Recipe(3, optimizer="adam", schedule="onecycle"))
 
 
 def test_every_field_is_explained():

@@ -55,5 +55,5 @@ def test_an_answer_is_the_mean_of_the_teachers_to_the_same_view(teachers, small)
 def test_teachers_that_are_not_there_are_told(teachers, small):
     taught = Taught([*teachers, "own/nobody"])
     for _ in range(2):  # a sweep goes on to the next seed, which must not have two teachers
-        with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights of this program"):
+        with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights of a network"):
             train.fit("net", MIXED, small, progress=False, train_epoch=taught)

@@ -5,6 +5,7 @@ python -m tools.bench_engines --images 200   a look: writes nothing
 """
 
 import os
+import sys
 import time
 
 import albumentations
@@ -15,7 +16,7 @@ from torchvision import transforms
 
 from core.augment import MEAN, STD
 from core.common import ROOT, Parser, whole_number, write_json
-from dataset import load_cifar10, make_batches
+from dataset import DataError, load_cifar10, make_batches
 
 WORKERS = 2
 SHIFTS = {
@@ -76,7 +77,10 @@ def main():
     parser = Parser("-m tools.bench_engines", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=whole_number, help="only so many; writes nothing")
     count = parser.parse_args().images
-    data = load_cifar10()
+    try:
+        data = load_cifar10()
+    except DataError as error:
+        sys.exit(f"bench_engines: {error}")
     images, labels = data.train_images[:count], data.train_labels[:count]
     speeds = benchmark(images, labels, seconds=0.2 if count else 5.0)
     for name, images_per_second in speeds.items():

@@ -25,7 +25,7 @@ from core.common import ROOT, Parser, TrainingError, write_json, write_text
 from core.device import describe_device
 from core.many import needed, run_all
 from core.records import markdown
-from dataset import Cifar10, load_cifar10
+from dataset import Cifar10, DataError, load_cifar10
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, conv_block
 from tools.readme import bench, fill
 from train import RECIPES, fit
@@ -168,7 +168,7 @@ def main():
         needed("joblib", "It")
         write_json(ROOT / "results" / "bench" / "growth.json", measure())
         write_table()
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:
         sys.exit(f"bench_growth: {error}")
     print(table(bench("growth")))
 

@@ -13,6 +13,7 @@ keeps one race for each kind of processor.
 import dataclasses
 import json
 import statistics
+import sys
 import time
 
 import torch
@@ -22,6 +23,7 @@ from core.common import ROOT, Parser, whole_number, write_json
 from core.device import describe_device, pick_precision
 from core.recipes import RECIPES
 from core.records import race_table
+from dataset import DataError
 from model import MODELS
 from train import fit
 
@@ -91,7 +93,11 @@ def summary_of(records, work, speed):
 def main():
     parser = Parser("-m tools.bench_sprint", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=whole_number, default=1, help="runs of each (default: 1)")
-    records, peaks = race(parser.parse_args().seeds)
+    seeds = parser.parse_args().seeds
+    try:
+        records, peaks = race(seeds)
+    except (DataError, ValueError) as error:  # ValueError: of the environment variable PRECISION
+        sys.exit(f"bench_sprint: {error}")
     work = {name: operations(MODELS[model](), recipe) for name, (model, recipe) in RACERS.items()}
     summary = summary_of(records, work, statistics.median(peaks))
     device = describe_device("cpu")

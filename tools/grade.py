@@ -79,9 +79,8 @@ class Progress:
 
     def now(self, name, epochs):
         def tell(heard):
-            epoch = (
-                f", epoch {len(heard.history) + 1}/{epochs}" if heard.stage == "training" else ""
-            )
+            now = min(len(heard.history) + 1, epochs)
+            epoch = f", epoch {now}/{epochs}" if heard.stage == "training" else ""
             line = f"[{self.done + 1}/{self.count}] {name}: {heard.stage}{epoch}"
             print(f"\r{line:78.78}", end="", flush=True)
 
@@ -108,8 +107,15 @@ def span(seconds):
 def grade_class(words, terms, out, data=None, jobs=1, dask=None):
     """Grades all that `words` stand for, tells how far it is, returns the reports in order.
 
-    jobs, dask: so many at a time, or those of a cluster; see core.many.run_all.
+    jobs, dask: so many at a time, or those of a cluster; see core.many.run_all. Their processes
+        load the images themselves.
+
+    Raises ValueError for `data` beside one of these two.
     """
+    several = jobs > 1 or dask is not None
+    if several and data is not None:
+        raise ValueError("Other processes cannot be handed data; leave out data, or jobs and dask.")
+    out = out.resolve()  # they may be in another folder
     submissions = submissions_of(words)
     names = names_of(submissions)
     progress, reports = Progress(len(names)), {}
@@ -125,7 +131,6 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
         def here(item):
             return grade_one(*item[:3], images, out, progress.now(item[1], terms.recipe.epochs))
 
-        several = jobs > 1 or dask is not None
         for (_, name, *_), outcome in run_all(grade_item if several else here, left, jobs, dask):
             if isinstance(outcome, ClaimedError):
                 progress.finished(name, "another process is at it", False)

@@ -31,6 +31,7 @@ from tools.verdict import Heard, report_of
 PROCESSES = 64
 # What decides a grade, beside the submission: after a change all is graded anew.
 JUDGES = ["analysis.py", "dataset.py", "model.py", "train.py", "core/*.py"]
+JUDGES += [f"tools/{name}.py" for name in ("grading", "guard", "submission", "verdict")]
 
 
 class Submission(NamedTuple):
@@ -160,6 +161,7 @@ def asked(one, terms, data):
         "recipe": dataclasses.asdict(terms.recipe),
         "minutes": terms.minutes,
         "memory": terms.memory,
+        "device": terms.device,
         "images": [len(data.train_labels), len(data.test_labels)],
         "course": fingerprint(judges),
     }
@@ -231,7 +233,7 @@ def run(one, terms, images, out, tell):
                 message = json.loads(line)
                 if "said" not in message:
                     ended = message
-                elif heard.add(message["said"]) and tell:
+                elif heard.add(message["said"]) is not None and tell:
                     tell(heard)
         finally:
             guard.stdin.close()

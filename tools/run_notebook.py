@@ -48,7 +48,10 @@ def announce(notebook):
     """Prints the device and the minutes that the main notebook will need on it."""
     device = pick_device()
     default = "standard" if torch.cuda.is_available() else "sprint"
-    recipe = find(train.RECIPES, os.environ.get("RECIPE") or default, "recipe")
+    try:
+        recipe = find(train.RECIPES, os.environ.get("RECIPE") or default, "recipe")
+    except ValueError as error:
+        raise ValueError(f"the environment variable RECIPE: {error}") from None
     seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10(progress=False))
     minutes = max(1, round(seconds / 60))
     where = f"{describe_device(device)}, in {pick_precision(device)}"
@@ -105,8 +108,8 @@ def main():
     if path.name == "S9_Final.ipynb":
         try:
             announce(path)
-        except ValueError as error:
-            sys.exit(f"run_notebook: the environment variable RECIPE: {error}")
+        except (ValueError, dataset.DataError) as error:
+            sys.exit(f"run_notebook: {error}")
     client = TellingClient(
         book,
         timeout=None,

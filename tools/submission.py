@@ -193,7 +193,9 @@ def sentence(error, path):
     if isinstance(error, (Refused, TrainingError)):
         return message
     calls = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ValueError) and Path(calls[-1].filename).is_relative_to(ROOT):
+    raised = Path(calls[-1].filename)
+    own = raised.is_relative_to(ROOT) and "site-packages" not in raised.parts  # of ROOT/.venv
+    if isinstance(error, ValueError) and own:
         return message  # the course's own sentence
     lines = [call for call in calls if call.filename == path]
     where = f" in line {lines[-1].lineno}" if lines else ""
