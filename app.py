@@ -58,7 +58,7 @@ def load(name):
     path, recorded = ROOT / "weights" / f"{name}.pt", CALIBRATIONS / f"{name}.json"
     network, record = train.load_weights(path)
     try:
-        calibration = json.loads(recorded.read_text())
+        calibration = json.loads(recorded.read_text(encoding="utf-8"))
         same = calibration["weights"] == fingerprint([path.read_bytes()])
     except (OSError, ValueError, KeyError):
         raise TrainingError(f"{recorded} is damaged: python -m tools.calibrate {name}") from None

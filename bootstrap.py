@@ -20,7 +20,7 @@ LACKED = ("albumentations", "captum", "torchsummary", "tabulate")
 
 def missing():
     """The lines of requirements.txt for what is LACKED here."""
-    lines = (root / "requirements.txt").read_text().split()
+    lines = (root / "requirements.txt").read_text(encoding="utf-8").split()
     wanted = {name: line for line in lines for name in LACKED if line.startswith(name)}
     return [line for name, line in wanted.items() if not importlib.util.find_spec(name)]
 

@@ -266,7 +266,7 @@ def load_weights(path):
         network = MODELS[saved["model"]]()
         network.load_state_dict(named_for(network, saved["state"]))  # some are halves
         record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
-        record = json.loads(record.read_text())
+        record = json.loads(record.read_text(encoding="utf-8"))
     except DAMAGE as error:
         raise TrainingError(
             f"{path} holds no weights of a network in MODELS ({type(error).__name__}), or has no "

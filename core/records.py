@@ -134,7 +134,7 @@ def load_records(pattern="*.json", root=None):
 
 def _read(path):
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         part = part_of(record)
         shares = [record[f"{part}_accuracy"], record[f"{part}_accuracy_flip"]]
         shares += [epoch[f"{part}_accuracy"] for epoch in record["history"]]
@@ -157,7 +157,9 @@ def _read(path):
 
 def published():
     """What others have published at the edge of the budget: see results/published/frontier.json."""
-    return json.loads((ROOT / "results" / "published" / "frontier.json").read_text())
+    return json.loads(
+        (ROOT / "results" / "published" / "frontier.json").read_text(encoding="utf-8")
+    )
 
 
 def longest_trainings(groups):

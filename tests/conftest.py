@@ -4,6 +4,7 @@ pytest -m "not real"    leaves out what needs CIFAR-10 itself
 pytest -m "not slow"    leaves out what takes more than ten seconds
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.recipes import Recipe
 # A shell lets what it starts in the background ignore Ctrl-C, and that passes on to all that the
 # tests start; some of them press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["no_proxy"] = "127.0.0.1,localhost"  # the tests' own servers
 
 QUICK = Recipe(epochs=2, batch_size=64, lr=0.05, augment="flip_shift", engine="device")
 

@@ -133,7 +133,7 @@ def test_records_and_checkpoints_older_than_a_field_are_known(small, tmp_path, m
     monkeypatch.setattr(train, "load_cifar10", lambda progress: small)
     sweep.sweep(table, "cpu")
     path = tmp_path / "results" / "table" / "a-seed0.json"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     older = "\n".join(line for line in text.splitlines() if '"mixup"' not in line)
     assert older != text
     path.write_text(older)

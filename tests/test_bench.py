@@ -31,12 +31,12 @@ def test_all_engines_are_measured_on_200_images(small):
 
 @pytest.mark.slow
 def test_the_command_that_measures_engines_only_looks_at_few_images(cifar):
-    before = (ROOT / "results" / "bench" / "engines.json").read_text()
+    before = (ROOT / "results" / "bench" / "engines.json").read_text(encoding="utf-8")
     command = [sys.executable, "-m", "tools.bench_engines", "--images", "200"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("images/s") == 5
-    assert (ROOT / "results" / "bench" / "engines.json").read_text() == before
+    assert (ROOT / "results" / "bench" / "engines.json").read_text(encoding="utf-8") == before
 
 
 def test_every_racer_pays_for_its_whole_training():
@@ -69,8 +69,8 @@ def test_operations_agree_with_torchs_counter_where_nothing_is_depthwise():
 
 
 def test_the_table_of_growth_is_drawn_from_its_record():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    content = bench_growth.table(readme.bench("growth"))
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    content = bench_growth.table(readme.recorded("bench/growth"))
     assert readme.fill(text, "growth", content) == text, "run `make growth`"
 
 

@@ -39,7 +39,7 @@ def run_script(path, resume=False):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_identical_result(tmp_path):
+def test_a_killed_run_resumes_to_the_identical_result(cifar, tmp_path):
     """Dropout, worker augmentation, OneCycle and momentum all have to go on where they were."""
     whole = run_script(tmp_path / "whole.pt")
     assert whole.wait() == 0, whole.stderr.read()

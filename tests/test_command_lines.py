@@ -92,7 +92,7 @@ COMMANDS = ["train.py", "dataset.py", "-m experiments.sweep"]
 COMMANDS += [
     f"-m tools.{path.stem}"
     for path in sorted((ROOT / "tools").glob("*.py"))
-    if "def main(" in path.read_text()
+    if "def main(" in path.read_text(encoding="utf-8")
 ]
 COMMANDS += ["tools/grade.py"]
 
@@ -130,7 +130,7 @@ def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
 
     status, out, errors = typed(course, again)
     assert status == 0, errors
-    record = json.loads((course / "results" / f"{name}.json").read_text())
+    record = json.loads((course / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert "Epoch 1/2" not in out
     assert f"{record['test_accuracy']:.2%} at the last epoch" in out
     assert record["test_accuracy"] > 0.4
@@ -153,7 +153,7 @@ def test_a_run_writes_record_weights_and_checkpoint(small, tmp_path, monkeypatch
     words = "--model net --recipe sprint --epochs 1 --seed 3 --device cpu".split()
     train.main(words)
     name = "net-sprint-1epochs-seed3"
-    record = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    record = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert (record["seed"], record["recipe"]["epochs"]) == (3, 1)
     network, same = train.load_weights(tmp_path / "weights" / f"{name}.pt")
     assert same == record

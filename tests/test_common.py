@@ -13,7 +13,7 @@ def test_nothing_half_written_on_a_full_disk(tmp_path):
     (tmp_path / "record.json").write_text("old")
     with pytest.raises(TrainingError, match="No space left on device"):
         write_atomically(tmp_path / "record.json", full)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [
         ("record.json", "old")
     ]
     (tmp_path / "file").write_text("")

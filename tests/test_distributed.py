@@ -142,7 +142,7 @@ def alone(small):
 
 
 def told(folder, number):
-    return json.loads((folder / f"{number}.json").read_text())
+    return json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
 
 
 def curves(history):
@@ -156,7 +156,7 @@ def curves(history):
 def test_several_processes_learn_what_one_does(processes, runs, alone):
     network, record = alone
     folder = runs[processes]
-    ours = json.loads((folder / "results" / "whole.json").read_text())
+    ours = json.loads((folder / "results" / "whole.json").read_text(encoding="utf-8"))
     assert curves(ours["history"])[:, :2] == pytest.approx(
         curves(record["history"])[:, :2], abs=1e-4
     )
@@ -204,7 +204,7 @@ def test_all_processes_say_the_same_and_one_writes(processes, runs):
 @pytest.mark.parametrize("engine", ["device", "albumentations"])
 def test_every_image_once_an_epoch_in_the_batches_of_one_process(processes, engine, runs):
     shares = [
-        json.loads((runs[processes] / f"seen{number}.json").read_text())[engine]
+        json.loads((runs[processes] / f"seen{number}.json").read_text(encoding="utf-8"))[engine]
         for number in range(processes)
     ]
     together = [sorted(chain(*parts)) for parts in zip(*shares, strict=True)]

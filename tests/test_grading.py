@@ -3,12 +3,13 @@
 import json
 
 import jsonschema
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from core.common import claimed
 from tools import grade, grading, pages, submission
-from tools.verdict import FORM, Heard
+from tools.verdict import FORM, Heard, report_of
 
 
 def test_what_torch_refuses_is_told_with_its_line():
@@ -63,7 +64,7 @@ def test_a_broken_off_class_goes_on_where_it_stopped(small, tmp_path, monkeypatc
     words = [str(tmp_path), "--out", str(tmp_path / "grades")]
     with pytest.raises(SystemExit, match="Go on with the same command"):
         grade.main(words)
-    assert "a" in (tmp_path / "grades" / "index.html").read_text()
+    assert "a" in (tmp_path / "grades" / "index.html").read_text(encoding="utf-8")
     capsys.readouterr()
     (tmp_path / "grades" / "c.json").write_text('{"asked"')  # damaged: as if there were none
     grade.main(words)
@@ -95,10 +96,12 @@ def test_two_at_a_time(cifar, tmp_path):
     (tmp_path / "c.py").write_text("import sys\nsys.exit(3)")
     out = tmp_path / "grades"
     grade.main([str(tmp_path), "--jobs", "2", "--out", str(out)])
-    reasons = [json.loads((out / f"{name}.json").read_text())["reason"] for name in "abc"]
+    reasons = [
+        json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["reason"] for name in "abc"
+    ]
     for reason, word in zip(reasons, ("SyntaxError", "KeyError", "sys.exit(3)"), strict=True):
         assert word in reason
-    assert all(f"{name}.html" in (out / "index.html").read_text() for name in "abc")
+    assert all(f"{name}.html" in (out / "index.html").read_text(encoding="utf-8") for name in "abc")
 
 
 def test_which_files_are_meant(tmp_path):
@@ -162,6 +165,29 @@ def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
     (tmp_path / "evil.json").write_text(json.dumps(report))
     pages.write_overview(tmp_path)
     for name in ("evil.html", "index.html"):
-        text = (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text(encoding="utf-8")
         assert "<script>" not in text
         assert "&lt;script&gt;" in text
+
+
+def told(epochs=1, broken=False):
+    """The report of a process that said all this, and answered three of four images rightly."""
+    heard = Heard()
+    rule = {"rule": "r", "measured": "m", "passed": not broken}
+    heard.add(json.dumps({"stage": "testing"}))
+    for _ in range(epochs):
+        measured = [f"{part}_{what}" for part in ("train", "test") for what in ("loss", "accuracy")]
+        losses = dict.fromkeys([*measured, "seconds"], 0.5)
+        heard.add(json.dumps({"epoch": losses}))
+    found = {"rules": [rule], "record": {}, "predictions": [0, 1, 2, 4], "confidence": [0.5] * 4}
+    assert heard.add(json.dumps(found)) is not None
+    ended = {"ended": 0, "cause": None, "seconds": 1.0, "memory": 1, "changed": []}
+    ended["output"] = {"text": "", "bytes": 0, "lines": 0}
+    return report_of(heard, ended, np.arange(4), 1, {"seconds": 60, "memory": 1, "processes": 1})
+
+
+def test_who_keeps_every_rule_passes():
+    report = told()
+    assert (report["verdict"], report["accuracy"]) == ("pass", 0.75)
+    assert told(broken=True)["verdict"] == "fail"
+    assert told(epochs=0)["verdict"] == "no grade"

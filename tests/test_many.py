@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -110,7 +110,7 @@ class Programs:
         return program
 
     def said(self, name):
-        return (self.folder / f"{name}.log").read_text()
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8")
 
     def end(self):
         for program in self.started:
@@ -145,7 +145,7 @@ def check(programs, sweep, logs):
     assert "mat1 and mat2 shapes cannot be multiplied" in said
     records = sorted((programs.folder / "root" / "results" / "table").iterdir())
     assert [path.stem for path in records] == GOOD, said
-    assert all(json.loads(path.read_text())["history"] for path in records)
+    assert all(json.loads(path.read_text(encoding="utf-8"))["history"] for path in records)
     lines = "".join(map(programs.said, logs))
     ends = re.findall(r"^table/(\S+): Epoch (?:2/2|1/1)", lines, re.MULTILINE)
     assert Counter(ends) == dict.fromkeys(GOOD, 1)
@@ -174,7 +174,7 @@ def test_a_cluster_of_which_a_worker_is_killed(programs, tmp_path):
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", place]
     programs.start("scheduler", "dask", "scheduler", *options)
     wait_for(place.exists)
-    address = json.loads(place.read_text())["address"]
+    address = json.loads(place.read_text(encoding="utf-8"))["address"]
     options = [address, "--nthreads", "1", "--no-dashboard", "--local-directory", tmp_path]
     killed = programs.start("killed", "dask", "worker", *options, "--no-nanny")
     programs.start("other", "dask", "worker", *options)
@@ -200,7 +200,7 @@ def test_ctrl_c_ends_all_local_processes(programs, tmp_path):
     wait_for(lambda: len(training(programs)) == 2)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     assert sweep.wait(60) == 1
-    wait_for(lambda: not any(Path(f"/proc/{number}").exists() for number in training(programs)))
+    wait_for(lambda: not any(map(psutil.pid_exists, training(programs))))
     said = programs.said("sweep")
     assert said.rstrip().endswith("sweep: stopped. Go on with the same command.")
     assert "Traceback" not in said

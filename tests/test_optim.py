@@ -171,3 +171,10 @@ def test_every_parameter_is_in_one_group_of_muon():
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
     assert all(p.ndim == 4 and p.size(1) > 1 for p in groups[0]["params"])
     assert sum(p.ndim == 4 for p in groups[1]["params"]) == 1  # the depthwise one
+
+
+def test_muons_decay_is_decoupled():
+    layer = nn.Conv2d(3, 4, 3, bias=False)
+    before, layer.weight.grad = layer.weight.detach().clone(), torch.zeros_like(layer.weight)
+    make_optimizer(layer, Recipe(1, optimizer="muon", muon_lr=0.1, muon_decay=0.5)).step()
+    torch.testing.assert_close(layer.weight.detach(), 0.95 * before)

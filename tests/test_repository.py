@@ -21,7 +21,7 @@ MOVED = [
 
 @pytest.mark.parametrize("path", MOVED, ids=lambda path: path.name)
 def test_old_addresses_of_lessons_lead_on(path):
-    first, *rest = json.loads(path.read_text())["cells"]
+    first, *rest = json.loads(path.read_text(encoding="utf-8"))["cells"]
     (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(first["source"]))
     assert f"experiments/{new}" in NOTEBOOKS
     assert [cell["execution_count"] for cell in rest] == [1, 2]
@@ -29,27 +29,27 @@ def test_old_addresses_of_lessons_lead_on(path):
 
 
 def test_readme_is_drawn_from_the_records():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     for marker, content in readme.readme_parts().items():
         assert readme.fill(text, marker, content) == text, "run `make readme`"
-    assert (ROOT / "results" / "README.md").read_text() == readme.results_readme()
+    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == readme.results_readme()
 
 
 def repository():
     """Whose badges README.md has: "owner/name"."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.search(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob", text)[1]
 
 
 def test_badges_are_stamped():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert badges.stamp(text, "S9_Final.ipynb", repository()) == text, "run `make badges`"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks_are_clean(name):
     path = ROOT / name
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell["outputs"]]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -63,7 +63,7 @@ def test_notebooks_are_clean(name):
     first = "".join(code[0]["source"])
     assert f"https://github.com/{repository()} course" in first
     assert first.endswith("import bootstrap")
-    assert str(ROOT) not in path.read_text()
+    assert str(ROOT) not in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -71,7 +71,7 @@ def test_what_only_guards_a_page_is_out_of_the_readers_way(name):
     """A cell of nothing but assertions is tagged "check", folded and short. No cell prints whether
     something is true: a reader wants the number.
     """
-    for cell in json.loads((ROOT / name).read_text())["cells"]:
+    for cell in json.loads((ROOT / name).read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] != "code":
             continue
         parts = ast.parse("".join(cell["source"])).body
@@ -175,7 +175,7 @@ def modules():
 
 def known_to(module):
     """The course's own modules that `module` imports."""
-    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -197,28 +197,28 @@ def test_who_may_know_whom(module):
 @pytest.mark.parametrize("module", [*modules()])
 def test_a_room_is_small_and_says_its_job(module):
     path = ROOT / (module.replace(".", "/") + ".py")
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) < 350
     assert lines[0].startswith('"""')
 
 
 def test_the_readme_leads_to_every_room_of_the_core():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     rooms = {path.name for path in (ROOT / "core").glob("*.py")} - {"__init__.py"}
     assert {name for name in rooms if f"`{name}`" not in text} == set()
 
 
 def test_the_first_transform_and_the_first_gradient_step_come_early():
     def line(path, word):
-        return (ROOT / path).read_text().split(word)[0].count("\n")
+        return (ROOT / path).read_text(encoding="utf-8").split(word)[0].count("\n")
 
     assert line("core/augment.py", "A.HorizontalFlip") < 100
     assert line("train.py", ".backward()") < 100
 
 
 def test_ci_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
-    assert "make test" in (ROOT / "README.md").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 
 
@@ -245,7 +245,7 @@ def recorded(pattern):
     """All numbers in these files of results/, as they stand and in percent; no epochs' history."""
     numbers = []
     for path in (ROOT / "results").glob(pattern):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             content.pop("history", None)
         numbers += [float(n) for n in re.findall(r"(?<![\w\"])\d+\.\d+", json.dumps(content))]
@@ -260,7 +260,7 @@ def is_rounded(decimal, numbers):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_decimals_in_prose_come_from_records_or_outputs(name):
-    book = json.loads((ROOT / name).read_text())
+    book = json.loads((ROOT / name).read_text(encoding="utf-8"))
     lesson = name.split("/")[-1].removesuffix(".ipynb")
     known = shown(book) + recorded(f"{lesson}/*.json") + recorded("published/*.json")
     for cell in book["cells"]:
@@ -272,7 +272,10 @@ def test_decimals_in_prose_come_from_records_or_outputs(name):
 def test_the_readme_types_no_number_by_hand():
     """All that are in its generated parts, see above; Python's version is none."""
     text = re.sub(
-        r"<!-- (\w+) -->.*?<!-- /\1 -->", "", (ROOT / "README.md").read_text(), flags=re.S
+        r"<!-- (\w+) -->.*?<!-- /\1 -->",
+        "",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        flags=re.S,
     )
     assert set(decimals(text)) <= {"3.11"}
 

@@ -47,7 +47,10 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
     records = sorted((course / "results" / "05_table").iterdir())
     names = ["own-seed0.json", "plain-seed0.json", "plain-seed1.json"]
     assert [record.name for record in records] == names
-    own, plain = json.loads(records[0].read_text()), json.loads(records[2].read_text())
+    own, plain = (
+        json.loads(records[0].read_text(encoding="utf-8")),
+        json.loads(records[2].read_text(encoding="utf-8")),
+    )
     assert (plain["model"], plain["seed"], plain["recipe"]["augment"]) == ("net", 1, "none")
     assert (own["model"], own["description"], own["parameters"]) == ("Tiny", "my network", 40)
     saved = torch.load(course / "weights" / "05_table" / "own-seed0.pt", weights_only=True)
@@ -82,7 +85,7 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
     )
     sweep.sweep(path)
     file = course / "results" / "table" / "plain-seed0.json"
-    good = json.loads(file.read_text())
+    good = json.loads(file.read_text(encoding="utf-8"))
     text = damage
     if damage == "another recipe":
         text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
@@ -92,7 +95,7 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
     sweep.sweep(path)
     said = capsys.readouterr().out
     assert f"{file} is {f'of {damage}' if 'another' in damage else 'damaged'}" in said
-    again = json.loads(file.read_text())
+    again = json.loads(file.read_text(encoding="utf-8"))
     assert again["recipe"] == good["recipe"]
     assert again["test_accuracy"] == good["test_accuracy"]
 

@@ -166,3 +166,50 @@ def test_the_same_seed_is_the_same_training_whoever_augments(small, workers):
         assert {k: v for k, v in one.items() if "seconds" not in k} == {
             k: v for k, v in two.items() if "seconds" not in k
         }
+
+
+def test_seconds_are_those_of_the_training_alone(small, monkeypatch):
+    now = [0.0]
+
+    class Timed(Tiny):
+        def forward(self, x):
+            now[0] += 1 if self.training else 1000
+            return super().forward(x)
+
+    monkeypatch.setattr(t.time, "perf_counter", lambda: now[0])
+    _, record = t.fit(Timed, QUICK, small, device="cpu", progress=False)
+    assert [epoch["seconds"] for epoch in record["history"]] == [10, 10]  # batches of 64
+    assert record["seconds"] == 20
+    assert record["evaluation_seconds"] == 2000
+
+
+def test_each_epoch_has_the_view_and_the_mixture_of_its_recipe(small):
+    seen = []
+
+    def epoch(model, batches, *rest):
+        seen.append((tuple(batches.view), batches.mixup))
+        return t.train_epoch(model, batches, *rest)
+
+    views = ((0, 32, 0, 24), (0.5, 32, 0, 28))
+    recipe = dataclasses.replace(QUICK, augment="flip", views=views, mixup=0.4)
+    t.fit(Tiny, recipe, small, progress=False, train_epoch=epoch)
+    assert seen == [((32, 0, 24), 0.0), ((32, 0, 28), 0.4)]
+
+
+def test_flip_is_the_mean_of_logits(small):
+    network, labels = Tiny(), small.test_labels
+    options = dict(batch_size=100, train=False)
+    views = [
+        t.classify(network, make_batches(images, labels, **options), "float32")[0]
+        for images in (small.test_images, small.test_images[:, :, ::-1])
+    ]
+    flipped = t.evaluate(network, small.test_images, labels, precision="float32", flip=True)
+    expected = (sum(views) / 2).softmax(1).numpy()
+    assert flipped.probabilities == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_is_judged_with_its_own_normalisation(small):
+    recipe = Recipe(1, batch_size=300, augment="wide", precision="float32")
+    network, record = t.fit(Tiny, recipe, small, device="cpu", progress=False)
+    again = t.evaluate(network, small.test_images, small.test_labels, "wide", "float32")
+    assert record["history"][0]["test_loss"] == pytest.approx(again.loss, abs=1e-6)

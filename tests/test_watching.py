@@ -75,7 +75,7 @@ def test_the_lessons_tensorboard_writer_writes(small, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    book = json.loads((ROOT / "experiments" / "09_learning_rate.ipynb").read_text())
+    book = json.loads((ROOT / "experiments" / "09_learning_rate.ipynb").read_text(encoding="utf-8"))
     text = "".join("".join(cell["source"]) for cell in book["cells"])
     (code,) = re.findall(r"```python\n(from torch.utils.tensorboard .*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)

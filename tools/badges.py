@@ -52,11 +52,11 @@ def write_badges():
     remote = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     name = repository(remote)
     path = ROOT / "README.md"
-    write_text(path, stamp(path.read_text(), "S9_Final.ipynb", name))
+    write_text(path, stamp(path.read_text(encoding="utf-8"), "S9_Final.ipynb", name))
     notebooks = ["S9_Final", *(f"experiments/{p.stem}" for p in ROOT.glob("experiments/*.ipynb"))]
     for notebook in notebooks:
         path = ROOT / f"{notebook}.ipynb"
-        book = json.loads(path.read_text())
+        book = json.loads(path.read_text(encoding="utf-8"))
         for cell in book["cells"][:3]:
             text = stamp("".join(cell["source"]), f"{notebook}.ipynb", name)
             cell["source"] = text.splitlines(keepends=True)

@@ -120,7 +120,7 @@ def main():
         print(name, flush=True)
         measured[name] = {f"{c} at {side}x{side}": measure(build, c, side) for c, side in MAPS}
     device = f"{describe_device('cpu')}, {pick_precision('cpu')}"
-    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     write_json(RESULT, known | {device: measured})
     print(table(measured))
 

@@ -27,7 +27,7 @@ from core.many import needed, run_all
 from core.records import markdown
 from dataset import Cifar10, DataError, load_cifar10
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, conv_block
-from tools.readme import bench, fill
+from tools.readme import fill, recorded
 from train import RECIPES, fit
 
 IMAGES, RUNS = 2500, 3
@@ -152,7 +152,9 @@ def class_of_100(record):
 
 def write_table():
     path = ROOT / "CONTRIBUTING.md"
-    write_text(path, fill(path.read_text(), "growth", table(bench("growth"))))
+    write_text(
+        path, fill(path.read_text(encoding="utf-8"), "growth", table(recorded("bench/growth")))
+    )
 
 
 def main():
@@ -170,7 +172,7 @@ def main():
         write_table()
     except (TrainingError, DataError) as error:
         sys.exit(f"bench_growth: {error}")
-    print(table(bench("growth")))
+    print(table(recorded("bench/growth")))
 
 
 if __name__ == "__main__":

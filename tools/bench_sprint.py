@@ -101,7 +101,7 @@ def main():
     work = {name: operations(MODELS[model](), recipe) for name, (model, recipe) in RACERS.items()}
     summary = summary_of(records, work, statistics.median(peaks))
     device = describe_device("cpu")
-    races = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    races = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     write_json(RESULT, races | {device: summary})
     print(race_table({device: summary}))
 

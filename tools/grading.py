@@ -171,7 +171,7 @@ def asked(one, terms, data):
 def report_in(path, wanted):
     """The report in the file `path`, if it answers what is `wanted`; else None."""
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
         return report if report["asked"] == wanted else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -102,7 +102,7 @@ def reports_in(out):
     """All reports in a folder; what else lies there is none of ours, or damaged."""
     for path in sorted(out.glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
-            report = json.loads(path.read_text())
+            report = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(report, dict) and "verdict" in report:
                 yield report
 

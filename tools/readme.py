@@ -110,7 +110,7 @@ def findings(groups):
     half = [effect(*(tables["02_mistakes"][r][:n] for r in ("half", "right"))) for n in (3, 5)]
     muon = points("06_sprint", "sprint", "sgd")
     large, little = (points("09_learning_rate", run, "right") for run in ("tenfold", "tenth"))
-    sure = json.loads((ROOT / "results" / "calibration" / "net-sprint-seed0.json").read_text())
+    sure = recorded("calibration/net-sprint-seed0")
     off = [f"{100 * sure[f'calibration_error_{when}']:.1f}" for when in ("before", "after")]
     verdicts = claims(groups | tables["11_five_networks"])["verdict"]
     kept = verdicts[~verdicts.str.startswith("not")] == "reached"
@@ -135,7 +135,7 @@ def findings(groups):
 
 def course(groups):
     """The lessons as a table: question, finding, minutes on the machine of bench/lessons.json."""
-    measured = bench("lessons")
+    measured = recorded("bench/lessons")
     sentences = findings(groups)
     rows = []
     for notebook, question in LESSONS.items():
@@ -147,9 +147,9 @@ def course(groups):
     return f"{text}\n\nMinutes to execute it: on {place(measured)}. Points are of accuracy."
 
 
-def bench(name):
-    """results/bench/<name>.json"""
-    return json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())
+def recorded(name):
+    """results/<name>.json"""
+    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def readme_parts():
@@ -207,12 +207,12 @@ def fastest(groups):
         "on one machine, in one run, each by a schedule that ends with about 85 % (with AVX2 it "
         "was rehearsed on the same processor, one thread, while the other core was busy):"
     )
-    return "\n\n".join([*sentences, race, race_table(bench("sprint"))])
+    return "\n\n".join([*sentences, race, race_table(recorded("bench/sprint"))])
 
 
 def claims(groups):
     """What the five texts say, and what was measured: a DataFrame."""
-    said = json.loads((ROOT / "results" / "published" / "accuracy.json").read_text())
+    said = recorded("published/accuracy")
     rows = []
     for name, runs in groups.items():
         epochs = runs[0]["recipe"]["epochs"]
@@ -257,13 +257,13 @@ def results_readme():
     """The text of results/README.md."""
     groups = load_records()
     tested = groups | load_records("11_five_networks/*.json")
-    engines = bench("engines")
+    engines = recorded("bench/engines")
     speeds = [(name, f"{speed:,}") for name, speed in engines["images_per_second"].items()]
     engine_table = markdown(pd.DataFrame(speeds, columns=["engine", "images/s"]))
     effects = [lesson_effects(name) for name in TABLES if comparisons_of(name)]
     return (
         (ROOT / "tools" / "results.md")
-        .read_text()
+        .read_text(encoding="utf-8")
         .format(
             most_accurate=most_accurate(groups),
             fastest=fastest(groups),
@@ -327,7 +327,7 @@ def draw_images():
 def write_readme():
     draw_images()
     path = ROOT / "README.md"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for marker, content in readme_parts().items():
         text = fill(text, marker, content)
     write_text(path, text)

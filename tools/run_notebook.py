@@ -86,7 +86,7 @@ def keep(book, path, seconds):
     if not path.resolve().is_relative_to(ROOT):
         return  # it is no lesson of this course
     file = ROOT / "results" / "bench" / "lessons.json"
-    lessons = json.loads(file.read_text()) if file.exists() else {"seconds": {}}
+    lessons = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": {}}
     lessons["device"] = describe_device(pick_device())
     lessons["seconds"][str(path.resolve().relative_to(ROOT))] = round(seconds, 1)
     lessons["seconds"] = dict(sorted(lessons["seconds"].items()))

@@ -231,7 +231,7 @@ def main():
     parser.add_argument("request", type=Path, help="what tools/guard.py has written")
     parser.add_argument("results", type=int, help="an open file descriptor")
     options = parser.parse_args()
-    request = json.loads(options.request.read_text())
+    request = json.loads(options.request.read_text(encoding="utf-8"))
     results = Results(options.results)
     limit(request)
     try:
