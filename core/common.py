@@ -83,8 +83,9 @@ def clear_leftovers(path):
 def check_writable(paths):
     """Raises TrainingError where one of `paths` could not be written: before the training."""
     for path in paths:
-        clear_leftovers(path)
         trial = path.with_suffix(".test")
+        clear_leftovers(path)
+        clear_leftovers(trial)
         write_atomically(trial, lambda file: None)
         trial.unlink()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.common import TrainingError, find, write_atomically
+from core.common import TrainingError, check_writable, find, write_atomically
 
 
 def test_nothing_half_written_on_a_full_disk(tmp_path):
@@ -19,6 +19,15 @@ def test_nothing_half_written_on_a_full_disk(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="Cannot write"):
         write_atomically(tmp_path / "file" / "record.json", full)
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_start(tmp_path):
+    """It may have been killed while it wrote the file, or while it tried whether it could."""
+    for name in (".run.json-abc.partial", ".run.test-abc.partial", "run.test"):
+        (tmp_path / name).touch()
+    (tmp_path / ".other.json-abc.partial").touch()  # of a process that may be alive
+    check_writable([tmp_path / "run.json"])
+    assert [path.name for path in tmp_path.iterdir()] == [".other.json-abc.partial"]
 
 
 def test_an_unknown_name_gets_the_nearest_or_all():
