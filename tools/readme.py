@@ -78,7 +78,7 @@ def numbers(groups):
         ("`gated`, 94 epochs, three seeds at once", groups["gated-gated"]),
         ("`frontier`, 100 epochs", groups["frontier-frontier"]),
         ("`net`, 50 epochs with the assignment's augmentation", groups["net-standard"]),
-        ("`compact`, the best of five student networks, 50 epochs", groups["compact-compact"]),
+        ("`compact`, one of five student networks, 50 epochs", groups["compact-compact"]),
         ("`net`, the sprint of 10 epochs", groups["net-sprint"]),
         ("the same, another processor", load_records("06_processors/*.json")["avx2"]),
         ("`net`, the leaner sprint of 9 epochs, on a slower machine", groups["net-lean"]),
