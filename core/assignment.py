@@ -122,6 +122,8 @@ def is_mixed(depthwise, flow, sight):
             gates.add(op.number)
         elif is_pointwise(op, channels, math.prod(depthwise.output[2:])):
             return True
+        elif math.prod(op.output) == math.prod(depthwise.output[2:]):
+            gates.add(op.number)  # one number a position, as a norm's mean over the channels
         elif op.local or op.name == "cat":
             chain[op.number] = op.output[1] if op.name == "cat" else channels
     return False

@@ -6,6 +6,7 @@ Izmailov et al. 2018 (arXiv:1803.05407).
 
 from itertools import islice
 
+import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from core.device import autocast
@@ -39,4 +40,6 @@ def settled(average, batches, precision, count=20):
     drawn = list(islice(batches, min(count, max(1, len(batches) - 1))))
     with autocast(device, precision):
         update_bn(drawn, average.module, device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # this is the training's time, not the evaluation's
     return average.module

@@ -116,9 +116,10 @@ def muon_groups(model, recipe):
 def is_filter(parameter):
     """Whether it is the weight of a convolution that mixes channels.
 
-    Not of a depthwise one: each of its rows has one input, there are no directions to even out.
+    Not of a depthwise one: each of its rows has one input, there are no directions to even out; nor
+    a scale of the channels, (1, C, 1, 1), which is one row.
     """
-    return parameter.ndim == 4 and parameter.size(1) > 1
+    return parameter.ndim == 4 and min(parameter.shape[:2]) > 1
 
 
 def make_schedule(optimizer, recipe, steps_per_epoch):
@@ -139,7 +140,8 @@ def make_schedule(optimizer, recipe, steps_per_epoch):
             )
         # From max/25 up to max and down to max/25/1000; momentum from 0.95 to 0.85 and up again.
         peaks = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, peaks, steps, pct_start=recipe.warmup, final_div_factor=1000)
+        warmup = float(recipe.warmup)  # torch refuses a whole 0
+        return OneCycleLR(optimizer, peaks, steps, pct_start=warmup, final_div_factor=1000)
     if recipe.schedule == "step":
         return StepLR(optimizer, recipe.step_epochs * steps_per_epoch, recipe.step_gamma)
     if recipe.schedule == "constant":

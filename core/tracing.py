@@ -28,6 +28,9 @@ MAXIMA = ("amax", "max", "topk")
 UNCOUNTED = ("detach", "alias", "lift_fresh")  # torch adds them as it likes
 COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
 LOCAL = ("native_batch_norm", "native_group_norm", "native_layer_norm", "native_dropout")
+# Activations that torch does not tag as pointwise.
+LOCAL += ("hardswish", "hardswish_", "mish_", "_prelu_kernel", "log_sigmoid_forward")
+LOCAL += ("rrelu_with_noise", "rrelu_with_noise_")
 
 
 @dataclass

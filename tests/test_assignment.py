@@ -119,6 +119,13 @@ def parts(net, x):
     return net.pw(torch.cat([net.dw(x)[:, :4], x[:, 4:]], 1))
 
 
+def over_channels(net, x):
+    """As ConvNeXt's LayerNorm."""
+    x = net.dw(x)
+    x = x - x.mean(1, keepdim=True)
+    return net.pw(x / x.square().mean(1, keepdim=True).add(1e-6).sqrt())
+
+
 def gated(net, x):
     x = net.dw(x)
     return net.pw(x * net.gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
@@ -130,6 +137,13 @@ TOGETHER = {  # how, the dense layer, whether that is depthwise-separable
     "residual between": (lambda net, x: net.pw(x + net.dw(x)), Conv2d(8, 8, 1), True),
     "parts of the channels": (parts, Conv2d(8, 8, 1), True),
     "gate between": (gated, Conv2d(8, 8, 1), True),
+    "Hardswish between": (lambda n, x: n.pw(F.hardswish(n.dw(x))), Conv2d(8, 8, 1), True),
+    "PReLU between": (
+        lambda n, x: n.pw(F.prelu(n.dw(x), torch.full((8,), 0.2))),
+        Conv2d(8, 8, 1),
+        True,
+    ),
+    "norm over the channels between": (over_channels, Conv2d(8, 8, 1), True),
     "linear on channels": (channels_last, Linear(8, 8), True),
     "Conv1d over positions": (flattened, nn.Conv1d(8, 8, 1), True),
     "beside each other": (lambda net, x: net.dw(x) + net.pw(x), Conv2d(8, 8, 1), False),

@@ -71,6 +71,21 @@ def test_orthogonalise_evens_out_singular_values():
     assert torch.allclose(orthogonalise(several), orthogonalise(matrix), atol=1e-5)
 
 
+def test_what_has_directions_is_a_filter():
+    dense, depthwise = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 3, groups=24)
+    scale, bias = nn.Parameter(torch.ones(1, 24, 1, 1)), dense.bias
+    weights = (dense.weight, depthwise.weight, scale, bias)
+    assert [is_filter(weight) for weight in weights] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("warmup", [0, 0.0])
+def test_onecycle_without_a_warmup_begins_at_its_peak(warmup):
+    recipe = Recipe(1, lr=0.1, schedule="onecycle", warmup=warmup)
+    optimizer = make_optimizer(nn.Linear(1, 1), recipe)
+    make_schedule(optimizer, recipe, 100)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1, rel=0.01)
+
+
 def test_muon_without_filters_is_nesterov_sgd():
     torch.manual_seed(0)
     one, two = nn.Linear(4, 3), nn.Linear(4, 3)
