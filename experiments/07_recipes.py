@@ -43,5 +43,5 @@ RUNS = [
     line("strong", "up to a half mixed, turned by up to 15° and zoomed, recoloured", **STRONG),
     line("no-mixup", "no mixed images", mixup=0),
     line("decay", "weight decay of 0.02 in Muon", muon_decay=0.02),
-    line("flat-squashed", "9 epochs, a sigmoid in its gates", squashed, epochs=9),
+    line("flat-squashed", "`flat` in 9 epochs, a sigmoid in its gates", squashed, epochs=9),
 ]
