@@ -2,7 +2,7 @@
 # make test    ruff, then all tests and all notebooks, re-executed: pytest --nbval
 # make test-extras  what needs the optional packages: the app in a browser, ONNX, Dask, otter-grader
 # make bench   images per second of the augmentation engines
-# make sprint  a race to 85 %: the sprints against the best of the five rebuilt networks
+# make sprint  a race to 85 %: the sprints against `compact` of the five rebuilt networks
 # make growth  how a training's cost grows with images, epochs, parameters, processes
 # make readme  redraw images/, README's tables and results/README.md from results/
 # make badges  stamp the git remote's owner/name into README and notebooks
