@@ -150,12 +150,11 @@ def spread(kernel, dilation):
 
 def max_pools_in(sight):
     """Maxima over positions, by a layer or by amax and the like; not those over channels."""
-    ways = (is_max_pool, spatial, of_two_parts)
-    return [where(op) for op in sight.trace.flow() if any(way(op, sight) for way in ways)]
+    return [where(op) for op in sight.trace.flow() if is_max_pool(op, sight)]
 
 
-def is_max_pool(op, _sight):
-    return "max_pool" in op.name
+def is_max_pool(op, sight):
+    return "max_pool" in op.name or spatial(op, sight) or of_two_parts(op, sight)
 
 
 def of_two_parts(op, sight):

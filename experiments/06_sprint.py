@@ -30,7 +30,7 @@ def whitened():
     """First filters: the leading principal components of 4x4 patches, scaled to unit variance, and
     their negatives; not trained.
 
-    The images are read here, so of its seconds one is no training.
+    The images are read here, so a part of its seconds is no training.
 
     D. Page 2019, "How to train your ResNet"; K. Jordan 2024, airbench (arXiv:2404.00498).
     """
