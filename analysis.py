@@ -14,6 +14,7 @@ written. It is left as it was.
 """
 
 import copy
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,7 @@ from core.looking import grad_cam as grad_cam
 from core.optim import make_optimizer
 from core.tracing import COPIES, Call, follow, picture, run
 from core.undisturbed import undisturbed
+from model import count_parameters
 
 INPUT_SHAPE = (3, 32, 32)  # (C, H, W)
 
@@ -150,11 +152,6 @@ def receptive_field(model, input_shape=INPUT_SHAPE):
         return Sight(network, trace, input_shape).field(trace.exits).side
 
 
-def count(module):
-    """All parameters, frozen ones included, shared ones once (torchsummary counts them twice)."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 @dataclass(frozen=True)
 class Rule:
     """One rule of the assignment: what is asked, what was measured, and whether it holds."""
@@ -203,7 +200,7 @@ def fraction(accuracy):
 def refuse_other_than_logits(network, output):
     """Raises ValueError where two images do not yield logits (2, 10)."""
     name = type(network).__name__
-    if not count(network):
+    if not count_parameters(network):
         raise ValueError(f"{name} has no parameters, so there is nothing to train.")
     returned = type(output).__name__
     if isinstance(output, torch.Tensor):
@@ -225,7 +222,7 @@ def rules_of(network, sight):
     four = f"{len(blocks)} {child} with convolutions: {few(blocks)}"
     if output is not None:
         four += f"; {assignment.where(output)} makes the logits"
-    parameters, field = count(network), sight.field(sight.trace.exits)
+    parameters, field = count_parameters(network), sight.field(sight.trace.exits)
     separable, dilated = assignment.separable_in(sight), assignment.dilated_in(sight)
     maxima = assignment.max_pools_in(sight)
     averages, fault = assignment.global_average_in(network, sight)
@@ -262,10 +259,11 @@ def operations(network, recipe, images=50_000):
         optimizer.step()
     steps = recipe.epochs * -(-images // recipe.batch_size)
     total = steps * counter.get_total_flops()
-    for epoch in range(recipe.epochs):
-        side = recipe.view_at(epoch)[2] if recipe.views else 32
+    epochs = range(recipe.epochs)
+    sides = Counter(recipe.view_at(epoch)[2] if recipe.views else 32 for epoch in epochs)
+    for side, times in sides.items():
         macs = [layer.macs for layer in layers(network, (3, side, side))]
-        total += images * 2 * (3 * sum(macs) - macs[0])
+        total += times * images * 2 * (3 * sum(macs) - macs[0])
     return total
 
 

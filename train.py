@@ -258,7 +258,7 @@ def load_weights(path):
 
     weights/<name>.pt belongs to results/<name>.json. Raises TrainingError for any other file.
     """
-    path, folder = Path(path).resolve(), ROOT / "weights"
+    path, folder = Path(path).resolve(), (ROOT / "weights").resolve()  # it may be a link
     if not path.is_relative_to(folder):
         raise TrainingError(f"{path} lies outside {folder}, so there is no record of its run.")
     try:

@@ -8,7 +8,7 @@ import math
 import torch
 
 from core.probing import Push
-from core.tracing import COPIES, picture
+from core.tracing import COPIES, MAXIMA, picture
 
 LOGITS = 10
 BLOCKS = 4
@@ -154,14 +154,19 @@ def max_pools_in(sight):
 
 
 def is_max_pool(op, sight):
-    return "max_pool" in op.name or spatial(op, sight) or of_two_parts(op, sight)
+    return "max_pool" in op.name or spatial(op, sight) or of_parts(op, sight)
 
 
-def of_two_parts(op, sight):
-    """Whether `op` keeps the larger one of two parts of a map, each with fewer positions."""
-    if op.name not in ("maximum", "fmax") or op.operands < 2 or len(op.inputs) != 1:
+def of_parts(op, sight):
+    """Whether `op` keeps the largest of several parts of one map, each with fewer positions."""
+    parts = op
+    if op.name in MAXIMA and len(op.inputs) == 1:
+        parts = sight.trace.operations[min(op.inputs)]
+    if parts.name not in ("maximum", "fmax", "stack", "cat"):
         return False
-    (source,) = (sight.trace.operations[number] for number in op.inputs)
+    if parts.operands < 2 or len(parts.inputs) != 1:
+        return False
+    source = sight.trace.operations[min(parts.inputs)]
     return sight.positions(op)[1] < sight.positions(source)[1]
 
 
@@ -222,7 +227,13 @@ def all_of_it_is_the_mean(network, sight, last, behind):
             torch.cuda.manual_seed(0)
         kept = watched | {last.number}
         push = Push(sight.trace.names, last.number, change.to(image.device), kept)
-        return push.run(network, image).kept
+        found = push.run(network, image).kept
+        if found.keys() < kept:
+            raise ValueError(
+                f"{type(network).__name__}.forward does other things when it runs again, so it "
+                "cannot be measured."
+            )
+        return found
 
     before = results(torch.zeros(last.output))
     size = float(before[last.number].std()) or 1.0  # a small change of large numbers is rounded off

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from core.device import autocast
 from core.spread import normalise_over_all
 
+BATCHES = 20
+
 
 def follow(network, optimizer, decay):
     """A copy of `network` whose weights are averaged after each step of `optimizer`.
@@ -27,17 +29,18 @@ def follow(network, optimizer, decay):
     return average
 
 
-def settled(average, batches, precision, count=20):
+def settled(average, batches, precision):
     """The network inside what `follow` returned, ready to be judged.
 
-    The batch-norm statistics that it has are another network's; up to `count` of the training
-    batches give it its own. Never the last one: it may be too small, or empty in some processes.
+    The batch-norm statistics that it has are another network's; up to BATCHES of training images
+    give it its own. Not the last one, where there are several: it may be too small, or empty in
+    some processes.
     """
     if not isinstance(average, AveragedModel):
         return average
     device = next(average.parameters()).device
     # Before `autocast`, in which augmentation would be computed in few digits, too.
-    drawn = list(islice(batches, min(count, max(1, len(batches) - 1))))
+    drawn = list(islice(batches, min(BATCHES, max(1, len(batches) - 1))))
     with autocast(device, precision):
         update_bn(drawn, average.module, device)
     if device.type == "cuda":

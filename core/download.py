@@ -91,12 +91,12 @@ def load_cifar10(root=None, progress=True):
         return _load(root, progress)
 
 
-def load_local(root=None):
+def load_local():
     """`load_cifar10` of what lies in the data folder already: nothing is fetched.
 
     Raises DataError where it does not.
     """
-    root = Path(root) if root is not None else data_root()
+    root = data_root()
     for name, read in LOCAL.items():
         if data := _try_local(root / name, read, []):
             return data

@@ -23,6 +23,7 @@ from core.records import effect, markdown
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 WIDTH = 6.5  # inches
+CHANNELS = 4  # in the drawing of a depthwise-separable convolution
 styled = plt.rc_context(
     {
         "font.size": 11,
@@ -121,23 +122,23 @@ def draw_residual(axis):
     axis.set(xlim=(-0.4, 8.6), ylim=(-1, 1.5), title="residual block")
 
 
-def draw_channels(axis, columns, channels=4):
+def draw_channels(axis, columns):
     """Which channel reads which: two columns are one dense step, three a depthwise and a 1x1."""
     names = ("in", "out") if columns == 2 else ("in", "3×3\neach", "out\n1×1")
     for left in range(columns - 1):
         depthwise = columns == 3 and left == 0
-        for one in range(channels):
-            for other in range(channels):
+        for one in range(CHANNELS):
+            for other in range(CHANNELS):
                 if one == other or not depthwise:
                     colour = COLOURS[one] if depthwise else GREY
                     axis.plot([left, left + 1], [one, other], color=colour, linewidth=1.5)
     for column, name in enumerate(names):
-        for channel in range(channels):
+        for channel in range(CHANNELS):
             mixed = column == columns - 1  # such a channel comes from all the inputs
             colour = GREY if mixed else COLOURS[channel]
             axis.plot(column, channel, "s", color=colour, markersize=15)
         axis.text(column, -0.6, name, ha="center", va="top")
-    axis.set(xlim=(-0.35, columns - 0.65), ylim=(-1.6, channels - 0.5))
+    axis.set(xlim=(-0.35, columns - 0.65), ylim=(-1.6, CHANNELS - 0.5))
 
 
 @styled

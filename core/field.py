@@ -49,7 +49,7 @@ class Field:
 
 
 ALL = "it sees all of an image of that size"  # through attention, or an average that is fed back
-FIXED = "the network takes no larger image"
+FIXED = "the network takes no larger image, or computes otherwise on it"
 
 
 class Sight:

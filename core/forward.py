@@ -26,7 +26,8 @@ class Evaluation(NamedTuple):
 def forward(model, images, labels, recipe, precision):
     """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W).
 
-    Raises ValueError for a batch of one image where batch normalisation needs two.
+    Raises ValueError for a batch of one image where batch normalisation needs two, and for crops
+    where the network takes images of 32x32 alone.
     """
     try:
         with autocast(images.device, precision):
@@ -37,6 +38,14 @@ def forward(model, images, labels, recipe, precision):
                 "The last batch has fewer images than there are processes, and this network "
                 "cannot compute without an image; choose another batch_size or fewer processes."
             ) from None
+        side = images.shape[3]
+        if side != 32 and not isinstance(error, torch.OutOfMemoryError):
+            raise ValueError(
+                f"The network cannot be trained on the recipe's crops of {side}x{side} pixels "
+                f"({str(error).splitlines()[0].rstrip('.')}); average the last map with "
+                "nn.AdaptiveAvgPool2d(1), or train on whole images: "
+                "dataclasses.replace(recipe, views=())."
+            ) from error
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(

@@ -38,7 +38,7 @@ class Ruleset(ctypes.Structure):
 
 
 class Beneath(ctypes.Structure):
-    _pack_ = 1
+    _pack_, _layout_ = 1, "ms"  # Python 3.14 and newer want the layout named
     _fields_ = [("allowed", ctypes.c_uint64), ("folder", ctypes.c_int32)]
 
 

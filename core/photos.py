@@ -37,19 +37,18 @@ class Photo(NamedTuple):
     notes: tuple  # sentences: what was done to it that one may not expect
 
 
-def open_photo(file, name=None):
+def open_photo(file):
     """The `Photo` in a file.
 
     It is turned as the camera held it; of an animation the first picture is taken, what is
     transparent becomes white, and colours for print (CMYK) become RGB.
 
     file: a path.
-    name: what it is called in messages; None for the file's own.
 
     Raises PhotoError for anything else, empty, damaged, or larger than LARGEST.
     """
     path, notes = Path(file), []
-    name = name or path.name
+    name = path.name
     try:
         with path.open("rb") as file:
             empty = not file.read(1)

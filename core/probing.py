@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.tracing import CONVOLUTIONS, COPIES, UNCOUNTED, memory_of, tensors
+from core.undisturbed import unchanged
 
 # Pointwise operations that make a number of NaN, besides those that answer yes or no.
 FORGETFUL = ("where", "sign", "sgn", "heaviside", "nan_to_num", "fmax", "fmin", "copysign")
@@ -28,7 +29,7 @@ class Rerun(TorchDispatchMode):
     def run(self, network, image):
         """An exception in `forward` ends it, as of a Linear layer after a map of another size."""
         try:
-            with self:
+            with self, unchanged(list(network.modules())):
                 network(image)
         except Exception:
             self.lost = True
@@ -146,5 +147,5 @@ class Push(Rerun):
         if number == self.at:
             result += self.change.to(result.dtype)
         if number in self.watched:
-            self.kept[number] = result.double()
+            self.kept[number] = result.cpu().double()  # MPS has no float64
         return output

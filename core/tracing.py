@@ -21,6 +21,8 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from core.undisturbed import unchanged
+
 CONVOLUTIONS = ("convolution", "_convolution")
 POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_pool1d")
 ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
@@ -140,9 +142,14 @@ def picture(network, shape):
 
 
 def run(network, images):
-    """What `forward` returns. Raises ValueError where it raises."""
+    """What `forward` returns. Raises ValueError where it raises.
+
+    What it keeps on itself, as a grid that it builds once, the next run builds again: so all runs
+    have the same operations.
+    """
     try:
-        return network(images)
+        with unchanged(list(network.modules())):
+            return network(images)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(

@@ -47,13 +47,12 @@ def undisturbed(model):
     """
     network = unwrapped(model)
     modules = list(network.modules())
-    modes = [(module, module.training) for module in modules]
-    contents = [(vars(module), memory(module)) for module in modules]
     values = itertools.chain(network.parameters(), network.buffers())
     values = [(value, value.detach(), value.detach().clone()) for value in values]
     devices = {value.device for value, _, _ in values if value.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
+        stack.enter_context(unchanged(modules))
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
         stack.enter_context(torch.no_grad())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
@@ -72,7 +71,22 @@ def undisturbed(model):
             yield network
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-            restore(modes, contents, values)
+            restore(values)
+
+
+@contextmanager
+def unchanged(modules):
+    """Whatever the modules keep on themselves is afterwards as it was, the numbers in it apart."""
+    contents = [(vars(module), memory(module)) for module in modules]
+    try:
+        yield
+    finally:
+        for attributes, (kept, holders) in contents:
+            attributes.clear()
+            attributes.update(kept)
+            for holder, content in holders:
+                holder.clear()
+                holder.extend(content) if isinstance(holder, list) else holder.update(content)
 
 
 def memory(module):
@@ -82,15 +96,7 @@ def memory(module):
     return kept, [(holder, copy.copy(holder)) for holder in holders]
 
 
-def restore(modes, contents, values):
-    for attributes, (kept, holders) in contents:
-        attributes.clear()
-        attributes.update(kept)
-        for holder, content in holders:
-            holder.clear()
-            holder.extend(content) if isinstance(holder, list) else holder.update(content)
-    for module, mode in modes:
-        module.training = mode
+def restore(values):
     for value, alias, content in values:
         if value.data_ptr() != alias.data_ptr():
             value.data = alias

@@ -32,7 +32,7 @@ class ByClass:
 
     It costs one evaluation an epoch, which is in none of the record's seconds.
 
-    batches: images and labels, in order and only normalised, on the network's device.
+    batches: images and labels, in order and only normalised.
     precision: as in a Recipe.
     """
 
@@ -41,7 +41,9 @@ class ByClass:
         self.precision = precision
 
     def __call__(self, model, history):
-        logits, labels = classify(model, self.batches, self.precision)
+        device = next(model.parameters()).device
+        batches = ((images.to(device), labels) for images, labels in self.batches)
+        logits, labels = classify(model, batches, self.precision)
         counts = confusion_matrix(labels.cpu(), logits.argmax(1).cpu())
         accuracy = counts.diagonal() / counts.sum(1).clip(1)
         history[-1] |= {"class_accuracy": accuracy.tolist(), "confusion": counts.tolist()}

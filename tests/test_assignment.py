@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential
 
 import analysis
-from model import MODELS
+from model import MODELS, count_parameters
 
 
 def verdicts(network):
@@ -33,7 +33,7 @@ def test_a_subclassed_convolution_is_one():
     dilated = Depthwise(8, dilation=24, padding=24)
     network = Sequential(Conv2d(3, 8, 3, padding=1), dilated, Conv2d(8, 8, 1), *HEAD, Linear(8, 10))
     assert judged(network) == (3, "51", True, True, True, True)
-    assert sum(layer.parameters for layer in analysis.layers(network)) == analysis.count(network)
+    assert sum(layer.parameters for layer in analysis.layers(network)) == count_parameters(network)
 
 
 class Listed(nn.Module):
@@ -235,6 +235,21 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
         lambda x: torch.maximum(x[:, :, ::2], x[:, :, 1::2]).mean((2, 3)),
         True,
         False,
+    ),
+    "maximum of a stack": (
+        lambda x: torch.stack([x[:, :, ::2], x[:, :, 1::2]]).amax(0).mean((2, 3)),
+        True,
+        False,
+    ),
+    "maximum of a last axis": (
+        lambda x: torch.stack([x[..., ::2], x[..., 1::2]], -1).max(-1)[0].mean((2, 3)),
+        True,
+        False,
+    ),
+    "maxout of a stack": (
+        lambda x: torch.stack([x[:, :4], x[:, 4:]]).amax(0).repeat(1, 2, 1, 1).mean((2, 3)),
+        True,
+        True,
     ),
     "maxout of two parts": (
         lambda x: torch.maximum(x[:, :4], x[:, 4:]).repeat(1, 2, 1, 1).mean((2, 3)),

@@ -15,6 +15,7 @@ from conftest import ROOT
 from core import limits
 from tools import grade, grading
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is graded there")
 GOOD = """
 from torch import nn
 
@@ -26,6 +27,9 @@ class Network(nn.Module):
     def forward(self, x):
         return self.fc(self.conv(x).relu().mean((2, 3)))
 """
+WHOLE = GOOD.replace(
+    "self.conv(x).relu().mean((2, 3))", "nn.AvgPool2d(15)(self.conv(x)).flatten(1)"
+)
 SHAPES = "from torch import nn\nNetwork = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))"
 # name: (the file, words of the report's reason)
 FAULTS = {
@@ -47,6 +51,7 @@ FAULTS = {
     ),
     "j_signal": ("import os\nos.kill(os.getpid(), 40)", ["killed by the signal 40"]),
     "k_no_character": ("raise RuntimeError('caf\\udce9')", ["RuntimeError", "caf"]),
+    "l_whole": (WHOLE, []),
     "g_two": (GOOD + "class A(Network): pass\nclass B(Network): pass", []),  # Network is usual
     "h_printing": ("for i in range(1_000_000): print('line', i)\n" + GOOD, []),
 }
@@ -94,6 +99,17 @@ def test_the_next_one_is_graded(graded):
     right = sum(report["confusion"][label][label] for label in range(10))
     assert right == round(300 * p)
     assert json.loads((out / "g_two.json").read_text(encoding="utf-8")) == report
+
+
+@pytest.mark.slow
+def test_a_network_for_whole_images_is_trained_on_them(graded):
+    report = graded[1]["l_whole"]
+    assert report["verdict"] == "fail"
+    assert report["accuracy"] is not None
+    assert report["notes"] == [
+        "It takes images of 32x32 alone, so it was trained on whole images instead of the recipe's "
+        "crops, which takes longer."
+    ]
 
 
 @pytest.mark.slow
@@ -179,7 +195,7 @@ grade.main(sys.argv[2:])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGKILL", None)])
 def test_a_broken_off_class_leaves_nothing_running(number, small, tmp_path):
     """And no report; the next start grades it: see test_nothing_is_graded_twice."""
     np.savez(tmp_path / "small.npz", **small._asdict())

@@ -103,6 +103,13 @@ def test_weights_of_a_wrapped_network_are_its_own(prefix, place):
     assert record["model"] == "net"
 
 
+def test_the_folder_of_the_weights_may_be_a_link(place):
+    folder = place.parent.rename(place.parent.with_name("big disk"))
+    place.parent.symlink_to(folder, target_is_directory=True)
+    shutil.copy(GOOD, place)
+    assert train.load_weights(place)[1]["model"] == "net"
+
+
 def test_weights_that_lie_elsewhere_have_no_record(tmp_path):
     shutil.copy(GOOD, tmp_path / "net.pt")
     with pytest.raises(TrainingError, match="lies outside"):

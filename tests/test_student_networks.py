@@ -211,6 +211,24 @@ class Twenty(nn.Module):
         return F.log_softmax(self.model(x).reshape(-1, 10), dim=1)
 
 
+class Coordinates(nn.Module):
+    """Two channels that say where one is, made once for each size, as in CoordConv."""
+
+    def __init__(self, sized):
+        super().__init__()
+        self.sized, self.grid = sized, None
+        self.layers = Sequential(*block(5, 8, dilation=2, padding=2), *block(8, 8), *block(8, 8))
+        self.layers.append(Sequential(*block(8, 16, 9)))
+        self.output = Linear(16, 10)
+
+    def forward(self, x):
+        if self.grid is None or (self.sized and self.grid.shape[2:] != x.shape[2:]):
+            rows, columns = (torch.linspace(-1, 1, side) for side in x.shape[2:])
+            self.grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+        x = torch.cat([x, self.grid.expand(len(x), -1, -1, -1)], 1)
+        return self.output(self.layers(x).mean((2, 3)))
+
+
 ALL = "at least 64: it sees all of an image of that size"
 STUDENTS = {  # blocks, field, separable, dilated, no max pooling, average
     "numbered": (Numbered, (5, "14", False, False, False, True)),
@@ -223,6 +241,8 @@ STUDENTS = {  # blocks, field, separable, dilated, no max pooling, average
     "branches": (Branches, (3, "51", False, True, True, True)),
     "shuffled": (Shuffled, (4, "7", False, False, True, True)),
     "mixer": (Mixer, (3, "50", True, False, True, True)),
+    "coordinates": (lambda: Coordinates(False), (4, "17", False, True, True, True)),
+    "coordinates by size": (lambda: Coordinates(True), (4, "17", False, True, True, True)),
     "twenty": (Twenty, (5, "35", False, True, True, True)),
 }
 
@@ -231,3 +251,11 @@ STUDENTS = {  # blocks, field, separable, dilated, no max pooling, average
 def test_students_networks_are_judged_rightly(name):
     network, expected = STUDENTS[name]
     assert judged(network()) == expected
+
+
+def test_what_a_network_kept_of_an_earlier_batch_changes_no_verdict():
+    network, expected = Coordinates(True), STUDENTS["coordinates by size"][1]
+    network(torch.zeros(1, 3, 32, 32))
+    kept = network.grid
+    assert judged(network) == expected
+    assert network.grid is kept

@@ -213,3 +213,13 @@ def test_a_run_is_judged_with_its_own_normalisation(small):
     network, record = t.fit(Tiny, recipe, small, device="cpu", progress=False)
     again = t.evaluate(network, small.test_images, small.test_labels, "wide", "float32")
     assert record["history"][0]["test_loss"] == pytest.approx(again.loss, abs=1e-6)
+
+
+def test_a_network_for_whole_images_alone_is_told_so(small):
+    def network():
+        pooled = nn.Conv2d(3, 8, 8, 8), nn.AvgPool2d(4), nn.Flatten()
+        return nn.Sequential(*pooled, nn.Linear(8, 10))
+
+    recipe = dataclasses.replace(QUICK, views=((0, 32, 0, 24),), augment="flip")
+    with pytest.raises(ValueError, match="crops of 24x24 pixels .* nn.AdaptiveAvgPool2d"):
+        t.fit(network, recipe, small, device="cpu", progress=False)

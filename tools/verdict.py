@@ -39,6 +39,7 @@ FORM = {
         "receptive_field": TEXT,
         "rules": {"type": "array", "items": RULE, "minItems": 1, "maxItems": 50},
         "device": TEXT,
+        "whole_images": {"type": "boolean"},
         "epoch": EPOCH,
         "record": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "predictions": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -100,7 +101,7 @@ def report_of(heard, ended, labels, epochs, allowed):
     report |= {"rules": facts.get("rules", []), "device": facts.get("device")}
     report |= {"history": heard.history, "accuracy": None, "standard_error": None}
     report |= {"seconds": round(ended["seconds"], 1), "memory": ended["memory"]}
-    report |= {"output": ended["output"], "notes": notes(ended)}
+    report |= {"output": ended["output"], "notes": notes(ended, facts)}
     problem = problem_of(heard, ended, len(labels), epochs, allowed)
     if problem:
         return report | {"verdict": "no grade", "reason": problem}
@@ -136,7 +137,7 @@ def worst(labels, predictions, confidence):
     ]
 
 
-def notes(ended):
+def notes(ended, facts):
     """What a teacher should know beside the verdict."""
     output, told = ended["output"], []
     if "bytes …]" in output["text"]:
@@ -148,6 +149,11 @@ def notes(ended):
         told.append(
             f"While it ran, files of the course were changed or made: {few(ended['changed'])}. "
             "Changed code is as it was again; look at the others."
+        )
+    if facts.get("whole_images"):
+        told.append(
+            "It takes images of 32x32 alone, so it was trained on whole images instead of the "
+            "recipe's crops, which takes longer."
         )
     return told
 
