@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from core.calibration import calibrated, calibration_error, fit_temperature, reliability
+from tools import calibrate
 
 
 def sure(confidence, count):
@@ -94,3 +96,19 @@ def test_what_are_no_probabilities(bad):
         calibration_error(bad, labels(2, 4))
     with pytest.raises(ValueError, match="bins is 0"):
         calibration_error(sure(0.5, 4), labels(2, 4), bins=0)
+
+
+def test_an_apps_temperature_is_fitted_on_every_other_image(small, monkeypatch):
+    """And judged on those between, which here are calibrated as they are."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 10, generator=generator)
+    truth = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
+    logits[::2] *= 2
+    monkeypatch.setattr(calibrate.train, "classify", lambda *_: (logits, truth))
+    found = calibrate.calibration("net-sprint-seed0", small)
+    assert found["temperature"] == pytest.approx(2, abs=0.05)
+    assert found["calibration_error_before"] < 0.02
+    assert found["calibration_error_after"] > 0.1
+    wrong = found["mistakes"]["cat"]
+    assert (truth[wrong] == 3).all()
+    assert (logits[wrong].argmax(1) != 3).all()

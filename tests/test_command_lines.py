@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 import torch
 from conftest import ROOT
@@ -171,3 +172,17 @@ def test_the_app_without_its_extra_says_what_to_install(course):
     run = subprocess.run(command, cwd=course, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr == ("app.py needs gradio: python -m pip install -r requirements-app.txt\n")
+
+
+def test_a_notebook_becomes_a_page(course):
+    """What `make run` does with the main one."""
+    cell = nbformat.v4.new_code_cell("print(6 * 7, 'pages')")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), course / "mine.ipynb")
+    status, out, _ = typed(course, "-m tools.run_notebook mine.ipynb")
+    assert (status, out.splitlines()[-1].endswith("mine.html in a browser.")) == (0, True)
+    assert "42 pages" in (course / "mine.html").read_text(encoding="utf-8")
+    cell.source = "1 / 0"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), course / "broken.ipynb")
+    status, _, errors = typed(course, "-m tools.run_notebook broken.ipynb")
+    assert (status, "a cell of broken.ipynb failed; nothing was written" in errors) == (1, True)
+    assert not (course / "broken.html").exists()

@@ -21,6 +21,14 @@ def test_what_torch_refuses_is_told_with_its_line():
     assert said == "ValueError in line 2: in_channels must be divisible by groups"
 
 
+def test_images_are_read_from_their_beginning(small):
+    """A second reader of an open file begins, on some systems, where the last one stopped."""
+    with grading.opened(small) as images:
+        for _ in range(2):
+            found = submission.read_data(images.file.fileno())
+            assert all(np.array_equal(a, b) for a, b in zip(found, small, strict=True))
+
+
 def test_another_device_is_graded_anew(small, tmp_path):
     [one] = grading.submissions_of([__file__])
     on = [grading.asked(one, grading.terms_of(device=name), small) for name in ("cpu", "cuda")]

@@ -1,8 +1,12 @@
 """What README.md and results/README.md say of made-up records, and badges."""
 
+import json
+import shutil
+import subprocess
+
 import pandas as pd
 import pytest
-from conftest import record
+from conftest import ROOT, record
 
 from tools import badges, readme
 
@@ -106,3 +110,19 @@ def test_stamping_changes_badges_and_the_address_to_clone():
     assert "src=https://github.com/some-one/course/blob/main/a/b.ipynb" in stamped
     assert "git clone https://github.com/some-one/course course" in stamped
     assert badges.stamp(stamped, "a/b.ipynb", "OWNER/REPOSITORY").endswith(text[-60:])
+
+
+def test_the_name_reaches_the_cell_that_fetches_the_course(tmp_path, monkeypatch):
+    """Of a fork's notebooks, the third cell."""
+    (tmp_path / "experiments").mkdir()
+    for name in ("README.md", "S9_Final.ipynb", "experiments/11_five_networks.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(badges, "ROOT", tmp_path)
+    remote = subprocess.CompletedProcess([], 0, "https://github.com/some-one/fork.git\n")
+    monkeypatch.setattr(badges.subprocess, "run", lambda *_, **__: remote)
+    badges.write_badges()
+    for path in tmp_path.rglob("*.ipynb"):
+        book = json.loads(path.read_text(encoding="utf-8"))
+        cell = next(cell for cell in book["cells"] if cell["cell_type"] == "code")
+        assert "https://github.com/some-one/fork course" in "".join(cell["source"])
+        assert "OWNER" not in "".join(book["cells"][0]["source"])

@@ -1,6 +1,6 @@
 """Fits the temperature of each network that app.py shows, and finds the mistakes that it shows.
 
-    python -m tools.calibrate                    every weights/*-seed0.pt
+    python -m tools.calibrate                    every weights/*-seed0.pt without -val-
     python -m tools.calibrate net-sprint-seed0   these
 
 It leaves a record in results/calibration/, of those weights and no others. These networks were
@@ -50,7 +50,8 @@ def main():
     parser = Parser("-m tools.calibrate", description=inspect.getdoc(sys.modules[__name__]))
     parser.add_argument("names", nargs="*", help="runs, e.g. net-sprint-seed0")
     names = parser.parse_args().names
-    names = names or sorted(path.stem for path in (ROOT / "weights").glob("*-seed0.pt"))
+    files = sorted((ROOT / "weights").glob("*-seed0.pt"))
+    names = names or [path.stem for path in files if "-val-" not in path.stem]
     try:
         data = load_cifar10()
         for name in names:

@@ -134,17 +134,18 @@ def findings(groups):
 
 
 def course(groups):
-    """The lessons as a table: question, finding, minutes on the machine of bench/lessons.json."""
+    """The lessons as a table: question, finding, minutes on the machines of bench/lessons.json."""
     measured = recorded("bench/lessons")
     sentences = findings(groups)
     rows = []
     for notebook, question in LESSONS.items():
-        minutes = max(1, round(measured["seconds"][f"{notebook}.ipynb"] / 60))
+        minutes = max(1, round(measured[f"{notebook}.ipynb"]["seconds"] / 60))
         link = f"[`{notebook.split('/')[-1]}`]({notebook}.ipynb)"
         rows.append((link, question, sentences[notebook], minutes))
     table = pd.DataFrame(rows, columns=["lesson", "question", "finding", "minutes"])
     text = markdown(table, left=("question", "finding"))
-    return f"{text}\n\nMinutes to execute it: on {place(measured)}. Points are of accuracy."
+    places = " or ".join(sorted({place(one) for one in measured.values()}))
+    return f"{text}\n\nMinutes to execute it: on {places}. Points are of accuracy."
 
 
 def recorded(name):

@@ -86,11 +86,10 @@ def keep(book, path, seconds):
     if not path.resolve().is_relative_to(ROOT):
         return  # it is no lesson of this course
     file = ROOT / "results" / "bench" / "lessons.json"
-    lessons = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": {}}
-    lessons["device"] = describe_device(pick_device())
-    lessons["seconds"][str(path.resolve().relative_to(ROOT))] = round(seconds, 1)
-    lessons["seconds"] = dict(sorted(lessons["seconds"].items()))
-    write_json(file, lessons)
+    lessons = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    name = path.resolve().relative_to(ROOT).as_posix()
+    lessons[name] = {"seconds": round(seconds, 1), "device": describe_device(pick_device())}
+    write_json(file, dict(sorted(lessons.items())))
 
 
 def main():
