@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from conftest import ROOT, record
+from PIL import Image, ImageChops
 
 from tools import badges, readme
 
@@ -82,6 +84,27 @@ def test_fill_replaces_between_markers_only():
     assert readme.fill(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
     with pytest.raises(ValueError, match="markers"):
         readme.fill("a", "x", "new")
+
+
+def test_the_pictures_are_drawn_from_the_records(tmp_path, monkeypatch):
+    """Pixel for pixel, where Matplotlib is of the version that drew them."""
+    drawn = []
+
+    def save(name, dpi):
+        plt.savefig(file, dpi=dpi)
+        plt.close()
+        with Image.open(ROOT / "images" / f"{name}.png") as old, Image.open(file) as new:
+            drawn.append(name)
+            if old.info["Software"] == new.info["Software"]:
+                difference = ImageChops.difference(old.convert("RGB"), new.convert("RGB"))
+                largest = max(high for _, high in difference.getextrema())
+                assert largest < 40, f"{name}: run `make readme`"  # of 255; a processor may round
+
+    file = tmp_path / "new.png"
+    monkeypatch.setattr(readme, "save_figure", save)
+    plt.switch_backend("Agg")
+    readme.draw_images()
+    assert sorted(drawn) == sorted(path.stem for path in (ROOT / "images").glob("*.png"))
 
 
 @pytest.mark.parametrize(
