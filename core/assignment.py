@@ -159,12 +159,10 @@ def is_max_pool(op, sight):
 
 def of_parts(op, sight):
     """Whether `op` keeps the largest of several parts of one map, each with fewer positions."""
-    parts = op
+    parts = op if op.name in ("maximum", "fmax") else None
     if op.name in MAXIMA and len(op.inputs) == 1:
-        parts = sight.trace.operations[min(op.inputs)]
-    if parts.name not in ("maximum", "fmax", "stack", "cat"):
-        return False
-    if parts.operands < 2 or len(parts.inputs) != 1:
+        parts = sight.trace.operations[min(op.inputs)]  # torch.stack(parts).amax(0)
+    if parts is None or parts.operands < 2 or len(parts.inputs) != 1:
         return False
     source = sight.trace.operations[min(parts.inputs)]
     return sight.positions(op)[1] < sight.positions(source)[1]

@@ -1,7 +1,7 @@
 """What a network says of images: logits, of the shape that they must have, and the loss."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from core.arrays import CLASSES
 from core.common import TrainingError
 from core.device import autocast
+from core.tracing import picture
+from core.undisturbed import undisturbed
 
 
 class Evaluation(NamedTuple):
@@ -39,12 +41,11 @@ def forward(model, images, labels, recipe, precision):
                 "cannot compute without an image; choose another batch_size or fewer processes."
             ) from None
         side = images.shape[3]
-        if side != 32 and not isinstance(error, torch.OutOfMemoryError):
+        if side != 32 and takes(model, 32) and not takes(model, side):
             raise ValueError(
-                f"The network cannot be trained on the recipe's crops of {side}x{side} pixels "
-                f"({str(error).splitlines()[0].rstrip('.')}); average the last map with "
-                "nn.AdaptiveAvgPool2d(1), or train on whole images: "
-                "dataclasses.replace(recipe, views=())."
+                f"The network takes images of 32x32 alone, and the recipe trains on crops of "
+                f"{side}x{side} pixels; average the last map with nn.AdaptiveAvgPool2d(1), or "
+                "train on whole images: dataclasses.replace(recipe, views=())."
             ) from error
         if "more than 1 value per channel" not in str(error):
             raise
@@ -55,6 +56,13 @@ def forward(model, images, labels, recipe, precision):
     if not len(images):  # of a small last batch this process has none
         return logits.float().sum(), logits
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
+def takes(model, side):
+    """Whether the network turns an image of `side` x `side` pixels into logits."""
+    with undisturbed(model) as network, suppress(Exception):
+        return network(picture(network, (3, side, side))).shape == (1, len(CLASSES))
+    return False
 
 
 def check_finite(loss, epoch, recipe, what="training loss"):

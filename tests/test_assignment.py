@@ -246,6 +246,16 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
         True,
         False,
     ),
+    "mean of a stack": (
+        lambda x: torch.stack([x[:, :, ::2], x[:, :, 1::2]]).mean((0, 3, 4)),
+        True,
+        True,
+    ),
+    "space to depth": (
+        lambda x: (torch.cat([x[:, :4, ::2], x[:, :4, 1::2]], 1) + 1).relu().mean((2, 3)),
+        True,
+        True,
+    ),
     "maxout of a stack": (
         lambda x: torch.stack([x[:, :4], x[:, 4:]]).amax(0).repeat(1, 2, 1, 1).mean((2, 3)),
         True,

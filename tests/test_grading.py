@@ -1,6 +1,7 @@
 """How a class is graded, without a process of any submission: what is asked, shared, believed."""
 
 import json
+import os
 
 import jsonschema
 import numpy as np
@@ -22,11 +23,12 @@ def test_what_torch_refuses_is_told_with_its_line():
 
 
 def test_images_are_read_from_their_beginning(small):
-    """A second reader of an open file begins, on some systems, where the last one stopped."""
+    """A second reader of an open file begins where the last one stopped."""
     with grading.opened(small) as images:
         for _ in range(2):
             found = submission.read_data(images.file.fileno())
             assert all(np.array_equal(a, b) for a, b in zip(found, small, strict=True))
+            assert os.lseek(images.file.fileno(), 0, os.SEEK_CUR) > 0  # it is the same place
 
 
 def test_another_device_is_graded_anew(small, tmp_path):

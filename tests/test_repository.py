@@ -48,7 +48,7 @@ def test_badges_are_stamped():
     command = ["git", "remote", "get-url", "origin"]
     remote = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     if "github.com" in remote:
-        assert repository() == badges.repository(remote), "run `make badges`"
+        assert repository() != "OWNER/REPOSITORY", "run `make badges`"
 
 
 def first_cell(name):
@@ -61,7 +61,7 @@ def test_a_course_that_cannot_be_fetched_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "system", lambda command: 32768 * ("git clone" in command))
     [cell] = {first_cell(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.ipynb")}
     assert cell == first_cell("S9_Final.ipynb")
-    with pytest.raises(SystemExit, match="In Kaggle: Settings, switch Internet on"):
+    with pytest.raises(SystemExit, match="is there a network.* switch Internet on"):
         exec(cell, {})
 
 
@@ -127,7 +127,13 @@ FLOORS = {
     "core.limits": set(),
     "core.distributed": {"core.common", "core.device"},
     "core.spread": {"core.distributed"},
-    "core.forward": {"core.arrays", "core.common", "core.device"},
+    "core.forward": {
+        "core.arrays",
+        "core.common",
+        "core.device",
+        "core.tracing",
+        "core.undisturbed",
+    },
     "core.watching": {"core.arrays", "core.forward"},
     "core.export": {"core.arrays", "core.augment", "core.common"},
     "core.many": {"core.common"},

@@ -254,6 +254,7 @@ def test_students_networks_are_judged_rightly(name):
 
 
 def test_what_a_network_kept_of_an_earlier_batch_changes_no_verdict():
+    """As long as its field lies within an image; else it has to take a larger one, too."""
     network, expected = Coordinates(True), STUDENTS["coordinates by size"][1]
     network(torch.zeros(1, 3, 32, 32))
     kept = network.grid

@@ -221,5 +221,20 @@ def test_a_network_for_whole_images_alone_is_told_so(small):
         return nn.Sequential(*pooled, nn.Linear(8, 10))
 
     recipe = dataclasses.replace(QUICK, views=((0, 32, 0, 24),), augment="flip")
-    with pytest.raises(ValueError, match="crops of 24x24 pixels .* nn.AdaptiveAvgPool2d"):
+    with pytest.raises(
+        ValueError,
+        match="32x32 alone.* crops of 24x24 .*AdaptiveAvgPool2d",
+    ):
+        t.fit(network, recipe, small, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"), [(nn.Linear(8, 9), "returns .*, 9"), (nn.Linear(9, 10), "cannot be mult")]
+)
+def test_crops_are_not_blamed_for_other_faults(last, message, small):
+    def network():
+        return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+
+    recipe = dataclasses.replace(QUICK, views=((0, 32, 0, 24),), augment="flip")
+    with pytest.raises((ValueError, RuntimeError), match=message):
         t.fit(network, recipe, small, device="cpu", progress=False)

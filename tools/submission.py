@@ -25,12 +25,11 @@ from torch import nn
 import analysis
 import train
 from core import limits
-from core.arrays import CLASSES
 from core.common import ROOT, Parser, TrainingError
 from core.device import describe_device, pick_device
+from core.forward import takes
 from core.recipes import Recipe
-from core.tracing import picture
-from core.undisturbed import undisturbed, unwrapped
+from core.undisturbed import unwrapped
 from dataset import Cifar10
 from model import count_parameters
 
@@ -161,7 +160,8 @@ def judge(request, results):
     device = pick_device(request["device"])
     results.send(device=describe_device(device))
     recipe = Recipe(**request["recipe"])
-    if not takes_crops(network, recipe):
+    # One that ends with nn.AvgPool2d(8) keeps every rule, but takes images of 32x32 alone.
+    if not all(takes(network, side) for *_, side in recipe.views):
         recipe = dataclasses.replace(recipe, views=())
         results.send(whole_images=True)
     options = dict(device=device, progress=False)
@@ -174,19 +174,9 @@ def judge(request, results):
         record={key: record[key] for key in ("seconds", "evaluation_seconds", "precision")},
         predictions=seen.predictions.tolist(),
         confidence=confidence.round(4).tolist(),
-        rules=told(analysis.check_assignment(trained, seen.accuracy)),
+        # The rules are those of the new network: of an old batch it may have kept what misleads.
+        rules=rules + told(analysis.check_assignment(trained, seen.accuracy)[-1:]),
     )
-
-
-def takes_crops(network, recipe):
-    """Whether the network can be run on images of all sizes that the recipe trains on.
-
-    One that ends with nn.AvgPool2d(8) keeps every rule, but takes images of 32x32 alone.
-    """
-    with undisturbed(network) as tried, contextlib.suppress(Exception):
-        images = (picture(tried, (3, side, side)) for *_, side in recipe.views)
-        return all(tried(image).shape == (1, len(CLASSES)) for image in images)
-    return False
 
 
 def told(rules):
