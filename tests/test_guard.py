@@ -40,7 +40,7 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypa
     assert left == dict.fromkeys(("changed.py", "removed.py", "same.py"), "before") | {
         "new.py": "new"
     }
-    [note] = notes({"output": {"text": ""}, "changed": changed})
+    [note] = notes({"output": {"text": ""}, "changed": changed}, {})
     assert "changed.py, new.py, notes.txt, removed.py. Changed code is as it was" in note
 
 
