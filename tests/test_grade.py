@@ -52,7 +52,10 @@ FAULTS = {
     "j_signal": ("import os\nos.kill(os.getpid(), 40)", ["killed by the signal 40"]),
     "k_no_character": ("raise RuntimeError('caf\\udce9')", ["RuntimeError", "caf"]),
     "l_whole": (WHOLE, []),
-    "m_file": ("open('large', 'wb').write(bytes(2**28 + 1))", ["larger than the limit", "line 1"]),
+    "m_file": (
+        "with open('large', 'wb') as file:\n    file.write(bytes(2**28 + 1))",
+        ["larger than the limit", "OSError in line"],
+    ),
     "n_printing": ("while True: print('x' * 10**6)", ["printed more than anyone could read"]),
     "g_two": (GOOD + "class A(Network): pass\nclass B(Network): pass", []),  # Network is usual
     "h_printing": ("for i in range(1_000_000): print('line', i)\n" + GOOD, []),
