@@ -174,27 +174,23 @@ def check_assignment(model, accuracy=None):
     Raises ValueError where the network cannot be run (see `layers`), has no parameters, does not
     return logits (N, 10), or where the accuracy is no fraction.
     """
-    if accuracy is not None:
-        accuracy = fraction(accuracy)
+    known = [] if accuracy is None else [accuracy_rule(accuracy)]
     with undisturbed(model) as network:
         trace = follow(network, INPUT_SHAPE)
         refuse_other_than_logits(network, trace.output)
         sight = Sight(network, trace, INPUT_SHAPE)
-        rules = rules_of(network, sight)
-    if accuracy is not None:
-        rules.append(Rule("test accuracy >= 85 %", f"{accuracy:.2%}", accuracy >= 0.85))
-    return rules
+        return rules_of(network, sight) + known
 
 
-def fraction(accuracy):
-    """`accuracy` as a float. Raises ValueError for anything but a number in 0..1."""
+def accuracy_rule(accuracy):
+    """The `Rule` on the test images. Raises ValueError for anything but a number in 0..1."""
     try:
         value = float(accuracy)
     except (TypeError, ValueError):
         value = -1.0
     if not 0 <= value <= 1:
         raise ValueError(f"accuracy={accuracy!r} is no fraction in 0..1: 85 % are 0.85.")
-    return value
+    return Rule("test accuracy >= 85 %", f"{value:.2%}", value >= 0.85)
 
 
 def refuse_other_than_logits(network, output):

@@ -32,9 +32,9 @@ def follow(network, optimizer, decay):
 def settled(average, batches, precision):
     """The network inside what `follow` returned, ready to be judged.
 
-    The batch-norm statistics that it has are another network's; up to BATCHES of training images
-    give it its own. Not the last one, where there are several: it may be too small, or empty in
-    some processes.
+    The batch-norm statistics that it has are another network's; up to BATCHES of the training
+    batches give it its own. Not the last one, where there are several: it may be too small, or
+    empty in some processes.
     """
     if not isinstance(average, AveragedModel):
         return average
