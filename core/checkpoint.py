@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import platform
 import re
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from core.common import CheckpointError, write_atomically
+from core.device import describe_device
 from core.recipes import DEFAULTS, settings
 from core.undisturbed import unwrapped
 
@@ -28,27 +30,35 @@ DAMAGE = (
     NotImplementedError,
 )
 
+CODE = "the code of the network in Python"
+
 
 def identity_of(name, recipe, precision, validate, network, data, variants=()):
     """What decides a run, as JSON keeps it: only the same one goes on from its checkpoint.
 
-    network: before its training; its layers, their settings and the code of its own classes count.
+    network: before its training; its layers, their settings and the code of its own classes count,
+        the code where one version of Python compiled both: another one compiles it otherwise.
     data: the fingerprint of the images and labels.
     variants: the functions that `train.fit` calls; their names count.
     """
     used = settings(recipe) | {"precision": precision}
+    layers, code = architecture(network)
+    python = ".".join(platform.python_version_tuple()[:2])
     return {
         "model": name,
         "recipe": used,
         "validate": validate,
-        "network": fingerprint([architecture(network).encode()]),
+        "network": fingerprint([layers.encode()]),
+        f"{CODE} {python}": fingerprint([code.encode()]),
         "data": data,
         "variants": [getattr(one, "__qualname__", type(one).__name__) for one in variants],
     }
 
 
 def architecture(network):
-    """The layers of a network, their settings, and the code of its classes that are not torch's."""
+    """Two texts: the layers of a network with their settings, and the code of its classes that are
+    not torch's.
+    """
     lines, classes = [str(network)], set()
     for module in network.modules():
         classes |= {cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.")}
@@ -56,8 +66,9 @@ def architecture(network):
         kept = {name: value for name, value in vars(module).items() if isinstance(value, simple)}
         kept.pop("training", None)  # a traced one has none
         lines.append(f"{type(module).__qualname__} {sorted(kept.items())}")
-    text = "\n".join([*lines, *sorted(map(instructions, classes - {object}))])
-    return re.sub(r" at 0x[0-9a-f]+", "", text)  # of a function: another one in each process
+    code = sorted(map(instructions, classes - {object}))
+    # The address of a function is another one in each process.
+    return [re.sub(r" at 0x[0-9a-f]+", "", "\n".join(text)) for text in (lines, code)]
 
 
 def instructions(cls):
@@ -130,6 +141,7 @@ def save_checkpoint(path, identity, states, history, device):
     state = {
         "identity": identity,
         "history": history,
+        "device": describe_device(device),
         "random": torch.get_rng_state(),
         "device_random": None,
         **{name: holder.state_dict() for name, holder in states.items()},
@@ -142,7 +154,8 @@ def save_checkpoint(path, identity, states, history, device):
 
 
 def load_checkpoint(path, identity, states, device):
-    """Restores `states` in place and returns the history, one dictionary for each finished epoch.
+    """Restores `states` in place and returns the history, one dictionary for each finished epoch;
+    those that another device computed have its description, `device`.
 
     Never unpickles anything but tensors and plain data.
 
@@ -166,20 +179,26 @@ def load_checkpoint(path, identity, states, device):
             f"{path} is not a checkpoint of this program, or is damaged; "
             "delete it and start without --resume."
         ) from None
-    if saved != identity:
+    apart = {key for key in saved.keys() ^ identity.keys() if key.startswith(CODE)}
+    saved, asked = (
+        {key: value for key, value in run.items() if key not in apart} for run in (saved, identity)
+    )
+    if saved != asked:
         raise CheckpointError(
-            f"{path} belongs to another run ({differences(saved, identity)}); "
+            f"{path} belongs to another run ({differences(saved, asked)}); "
             "ask for that run, or start without --resume."
         )
     try:
         for name, holder in states.items():
             holder.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
-        if device.type == "cuda":
+        before, here = state["device"], describe_device(device)
+        if before.startswith("cuda") and device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"], device)
-        elif device.type == "mps":
+        elif before.startswith("mps") and device.type == "mps":
             torch.mps.set_rng_state(state["device_random"])
-        return state["history"]
+        moved = {} if before == here else {"device": before}
+        return [moved | epoch for epoch in state["history"]]
     except DAMAGE as error:
         raise CheckpointError(
             f"{path} does not fit this run ({str(error).splitlines()[0]}); "

@@ -33,17 +33,17 @@ def make_record(name, parameters, recipe, device, precision, part, history, flip
     name, parameters: of the network.
     precision: the one that was used, where the recipe may say "auto".
     part: "val" or "test": the images that it was judged by.
-    history: one dictionary for each epoch.
+    history: one dictionary for each epoch; it has `device` where that was another one.
     flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
     """
-    company = f", {size()} processes" if size() > 1 else ""
+    here = describe_device(device) + (f", {size()} processes" if size() > 1 else "")
     versions = {module.__name__: module.__version__ for module in (torch, albumentations, np)}
     return {
         "model": name,
         "parameters": parameters,
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
-        "device": describe_device(device) + company,
+        "device": "; ".join(dict.fromkeys(epoch.get("device", here) for epoch in history)),
         "precision": precision,
         "versions": versions | {"python": platform.python_version()},
         "seconds": sum(epoch["seconds"] for epoch in history),

@@ -16,6 +16,7 @@ from torch import nn
 import train
 from core.checkpoint import architecture
 from core.common import TrainingError
+from core.device import describe_device
 
 SCRIPT = """
 import sys
@@ -136,6 +137,31 @@ def test_another_network_of_the_same_name_and_shapes_is_another_run(small, check
     Wider.__name__ = "Tiny"
     with pytest.raises(TrainingError, match="belongs to another run .*network"):
         resume(Wider, small, checkpoint)
+
+
+def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path):
+    """Another Python compiles the same code otherwise: that makes no other network of it."""
+    path = tmp_path / "run.pt"
+
+    def stop(network, history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    whole, _ = train.fit(Tiny, QUICK, small, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(Tiny, QUICK, small, checkpoint=path, progress=False, on_epoch=stop)
+    state = torch.load(path, weights_only=True)
+    identity = state["identity"]
+    (code,) = [key for key in identity if key.startswith("the code")]
+    identity[code.replace(" 3.", " 2.")] = identity.pop(code)[::-1]
+    state |= {"device": "cuda: NVIDIA T4, capability 7.5", "device_random": torch.zeros(16).byte()}
+    torch.save(state, path)
+    options = dict(checkpoint=path, resume=True, progress=False)
+    moved, record = train.fit(Tiny, QUICK, small, **options)
+    assert len(state["history"]) == 1 and len(record["history"]) == 2
+    assert record["device"] == f"{state['device']}; {describe_device(torch.device('cpu'))}"
+    pairs = zip(whole.state_dict().values(), moved.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize("key", ["model", "optimizer", "schedule", "random", "history"])
