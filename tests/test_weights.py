@@ -16,7 +16,7 @@ def test_weights_are_there():
 
 
 IMAGES = {
-    "wide-wide-10epochs-seed0.pt": 1000,
+    "wide-wide-seed0.pt": 1000,
     "stacked-stacked-seed0.pt": 2000,
     "gated-gated-seed0.pt": 2000,
 }  # large: a minute or more for all of them
