@@ -165,7 +165,9 @@ class Rule:
 
 
 def check_assignment(model, accuracy=None):
-    """A list of `Rule`, one for each rule of the assignment.
+    """A list of `Rule`, one for each of the assignment's rules about the network.
+
+    Its rule about augmentation is not among them: that is in the recipe, not in the network.
 
     accuracy: of the trained network on the test images, a fraction in 0..1, if it is known.
 

@@ -159,7 +159,7 @@ class DeviceBatches:
         columns = corner[1] + torch.where(mirrored.to(device), across.flip(0), across)  # (N, W)
         # A row of numbers for a whole image: faster than three at a time.
         mean, std = self.mean.repeat(crop * crop), self.std.repeat(crop * crop)
-        if self.mixup:
+        if mixed := self.train and self.mixup:
             partner = torch.randperm(count, generator=generator).to(device)
             share = torch.rand(count, 1, generator=generator).to(device) * self.mixup
         if self.turn:
@@ -187,7 +187,7 @@ class DeviceBatches:
             if self.train:
                 picked = mine(picked)
             batch, labels = cut(picked), self.labels[picked]
-            if self.mixup:
+            if mixed:
                 other = partner[picked]
                 batch = torch.lerp(batch, cut(other), share[picked][:, None, None])
                 labels = torch.lerp(

@@ -315,8 +315,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         if not paths_of(asked(options)[0], ROOT).checkpoint.exists():
             sys.exit("\ntrain.py: stopped in the first epoch; there is nothing to resume.")
-        words = arguments or sys.argv[1:]
-        again = " ".join([word for word in words if word != "--resume"] + ["--resume"])
+        again = " ".join([w for w in arguments or sys.argv[1:] if w != "--resume"] + ["--resume"])
         start = "torchrun … train.py" if distributed.launched() else "python train.py"
         sys.exit(f"\ntrain.py: stopped; finished epochs are kept, go on: {start} {again}")
 
@@ -332,6 +331,8 @@ def run(options):
         return
     chosen = dict(validate=options.validate, resume=options.resume)
     first = distributed.rank() == 0
+    if first and not options.resume:
+        common.tell_of_unfinished(paths_of(name, ROOT).checkpoint)
     with common.claimed(paths_of(name, ROOT).lock, name) if first else contextlib.nullcontext():
         record = train_and_record(options.model, recipe, name, options.device, **chosen)
     if not first:

@@ -87,7 +87,7 @@ def cutout(p, fill=MEAN, side=HOLE):
 def to_bytes(colour):
     """A colour in 0..1 as albumentations' `fill` wants it before Normalize: in 0..255.
 
-    0.47 would paint black.
+    0.49 would paint black.
     """
     return tuple(round(255 * value) for value in colour)
 

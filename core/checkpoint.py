@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from core.common import CheckpointError, write_atomically
-from core.device import describe_device
+from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 from core.undisturbed import unwrapped
 
@@ -30,26 +30,23 @@ DAMAGE = (
     NotImplementedError,
 )
 
-CODE = "the code of the network in Python"
-
 
 def identity_of(name, recipe, precision, validate, network, data, variants=()):
     """What decides a run, as JSON keeps it: only the same one goes on from its checkpoint.
 
-    network: before its training; its layers, their settings and the code of its own classes count,
-        the code where one version of Python compiled both: another one compiles it otherwise.
+    network: before its training; its layers, their settings and the code of its own classes count.
     data: the fingerprint of the images and labels.
     variants: the functions that `train.fit` calls; their names count.
     """
     used = settings(recipe) | {"precision": precision}
     layers, code = architecture(network)
-    python = ".".join(platform.python_version_tuple()[:2])
     return {
         "model": name,
         "recipe": used,
         "validate": validate,
-        "network": fingerprint([layers.encode()]),
-        f"{CODE} {python}": fingerprint([code.encode()]),
+        "network": fingerprint([f"{layers}\n{code}".encode()]),
+        "layers": fingerprint([layers.encode()]),
+        "python": ".".join(platform.python_version_tuple()[:2]),
         "data": data,
         "variants": [getattr(one, "__qualname__", type(one).__name__) for one in variants],
     }
@@ -73,9 +70,13 @@ def architecture(network):
 
 def instructions(cls):
     """The compiled methods of a class."""
-    methods = {name: getattr(value, "__func__", value) for name, value in vars(cls).items()}
-    codes = {name: getattr(method, "__code__", None) for name, method in methods.items()}
-    steps = [f"{name}: {steps_of(code)}" for name, code in sorted(codes.items()) if code]
+    steps = []
+    for name, value in sorted(vars(cls).items()):
+        parts = [getattr(value, part, None) for part in ("fget", "fset", "fdel")]  # a property
+        for method in (getattr(value, "__func__", value), *parts):
+            if code := getattr(method, "__code__", None):
+                values = *(method.__defaults__ or ()), *(method.__kwdefaults__ or {}).values()
+                steps.append(f"{name} {[*map(constant, values)]}: {steps_of(code)}")
     return "\n".join([cls.__qualname__, *steps])
 
 
@@ -141,7 +142,8 @@ def save_checkpoint(path, identity, states, history, device):
     state = {
         "identity": identity,
         "history": history,
-        "device": describe_device(device),
+        "kind": device.type,
+        "made": circumstances(device),
         "random": torch.get_rng_state(),
         "device_random": None,
         **{name: holder.state_dict() for name, holder in states.items()},
@@ -154,8 +156,9 @@ def save_checkpoint(path, identity, states, history, device):
 
 
 def load_checkpoint(path, identity, states, device):
-    """Restores `states` in place and returns the history, one dictionary for each finished epoch;
-    those that another device computed have its description, `device`.
+    """Restores `states` in place and returns the history, one dictionary for each finished epoch.
+
+    An epoch that was computed on another device, or with other versions, says so.
 
     Never unpickles anything but tensors and plain data.
 
@@ -179,10 +182,7 @@ def load_checkpoint(path, identity, states, device):
             f"{path} is not a checkpoint of this program, or is damaged; "
             "delete it and start without --resume."
         ) from None
-    apart = {key for key in saved.keys() ^ identity.keys() if key.startswith(CODE)}
-    saved, asked = (
-        {key: value for key, value in run.items() if key not in apart} for run in (saved, identity)
-    )
+    saved, asked = comparable(saved, identity)
     if saved != asked:
         raise CheckpointError(
             f"{path} belongs to another run ({differences(saved, asked)}); "
@@ -192,13 +192,14 @@ def load_checkpoint(path, identity, states, device):
         for name, holder in states.items():
             holder.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
-        before, here = state["device"], describe_device(device)
-        if before.startswith("cuda") and device.type == "cuda":
+        stayed = state["kind"] == device.type
+        if stayed and device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"], device)
-        elif before.startswith("mps") and device.type == "mps":
+        elif stayed and device.type == "mps":
             torch.mps.set_rng_state(state["device_random"])
-        moved = {} if before == here else {"device": before}
-        return [moved | epoch for epoch in state["history"]]
+        here = circumstances(device)
+        others = {key: v for key, v in state["made"].items() if v != here[key]}
+        return [others | epoch for epoch in state["history"]]
     except DAMAGE as error:
         raise CheckpointError(
             f"{path} does not fit this run ({str(error).splitlines()[0]}); "
@@ -206,11 +207,24 @@ def load_checkpoint(path, identity, states, device):
         ) from None
 
 
+def comparable(saved, asked):
+    """Two identities without what cannot be compared.
+
+    Each version of Python compiles the same code otherwise: between two of them the layers count.
+    """
+    other = saved.get("python") != asked["python"]
+    apart = {"python", "network" if other else "layers"}
+    return [{key: run[key] for key in run if key not in apart} for run in (saved, asked)]
+
+
 def differences(saved, asked):
     """Where two identities differ, in words: "lr: 0.05 there, 0.1 here"."""
     saved, asked = ({**run, **run["recipe"], "recipe": None} for run in (saved, asked))
-    return "; ".join(
+    found = [
         f"{key}: {saved.get(key)!r} there, {value!r} here"
         for key, value in asked.items()
         if saved.get(key) != value
-    )
+    ]
+    if saved.get("precision") != asked["precision"]:
+        found.append(f"the environment variable PRECISION={saved.get('precision')} asks for that")
+    return "; ".join(found)

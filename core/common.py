@@ -80,6 +80,15 @@ def clear_leftovers(path):
         partial.unlink(missing_ok=True)
 
 
+def tell_of_unfinished(checkpoint):
+    """Says, where a run begins anew, that it takes the place of one that was cut off."""
+    if checkpoint.exists():
+        print(
+            f"checkpoints/{checkpoint.name} holds an unfinished run, which this one replaces after "
+            "its first epoch. To go on from it instead: Ctrl-C, and the same command with --resume."
+        )
+
+
 def check_writable(paths):
     """Raises TrainingError where one of `paths` could not be written: before the training."""
     for path in paths:

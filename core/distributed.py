@@ -10,15 +10,18 @@ core.spread trains as if one process saw it whole.
 
 import contextlib
 import os
+import platform
 import signal
 import sys
 
+import albumentations
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from core.common import TrainingError
-from core.device import pick_device
+from core.device import describe_device, pick_device
 
 KILLED = (
     "A process of this run was killed (out of memory?); finished epochs are kept: repeat the "
@@ -39,6 +42,15 @@ def size():
 def rank():
     """Which of them this one is, from 0 on. The first one writes what is written."""
     return dist.get_rank() if size() > 1 else 0
+
+
+def circumstances(device):
+    """What a run is computed with: {"device": ..., "versions": {...}}, as a record says it."""
+    company = f", {size()} processes" if size() > 1 else ""
+    modules = torch, albumentations, np
+    versions = {module.__name__: str(module.__version__) for module in modules}
+    versions |= {"python": platform.python_version()}
+    return {"device": describe_device(device) + company, "versions": versions}
 
 
 @contextlib.contextmanager

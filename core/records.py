@@ -9,22 +9,19 @@ results_table, changes_table    Markdown
 import dataclasses
 import json
 import math
-import platform
 import re
 import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-import albumentations
-import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from core.common import ROOT, is_number
-from core.device import describe_device
-from core.distributed import size
+from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
+
+THEN = ", then "  # between the devices of a run that moved
 
 
 def make_record(name, parameters, recipe, device, precision, part, history, flip_accuracy):
@@ -33,19 +30,19 @@ def make_record(name, parameters, recipe, device, precision, part, history, flip
     name, parameters: of the network.
     precision: the one that was used, where the recipe may say "auto".
     part: "val" or "test": the images that it was judged by.
-    history: one dictionary for each epoch; it has `device` where that was another one.
+    history: one dictionary for each epoch, with `device` and `versions` where they were others.
     flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
     """
-    here = describe_device(device) + (f", {size()} processes" if size() > 1 else "")
-    versions = {module.__name__: module.__version__ for module in (torch, albumentations, np)}
+    here = circumstances(device)
+    devices = dict.fromkeys(epoch.get("device", here["device"]) for epoch in history)
     return {
         "model": name,
         "parameters": parameters,
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
-        "device": "; ".join(dict.fromkeys(epoch.get("device", here) for epoch in history)),
+        "device": THEN.join(devices),
         "precision": precision,
-        "versions": versions | {"python": platform.python_version()},
+        "versions": here["versions"],
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),
         f"{part}_accuracy": history[-1][f"{part}_accuracy"],

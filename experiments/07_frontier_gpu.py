@@ -2,9 +2,9 @@
 
 There an epoch of it takes seconds, on a CPU minutes. What ends in 28 trains on 45,000 images and is
 judged on the other 5,000; what is longer trains on all, is judged by the test images at its last
-epoch, and nothing is chosen by it. Runs that are cut off go on from their last epoch, taught ones
-start anew. The sweep may be started several times at once, each takes the next run: networks as
-small as these keep no GPU busy alone.
+epoch, and nothing is chosen by it. Runs that are cut off go on from their last epoch. The sweep may
+be started several times at once, each takes the next run: networks as small as these keep no GPU
+busy alone.
 
 The long run of `gated` itself has the recipe of `python train.py --model gated`, which does not
 compile and is slower; the network of its records was compiled as those here are.

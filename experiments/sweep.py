@@ -145,7 +145,8 @@ def recipe_of(run, seed):
 def sweep(path, device=None, jobs=1, dask=None):
     """Trains what the table `path` plans and results/ lacks. One run's failure is told at the end.
 
-    A run with variants starts anew where it was cut off: what they keep is in no checkpoint.
+    A run with variants starts anew where it was cut off, since what they keep is in no checkpoint;
+    one that keeps nothing says so: `keeps_nothing = True`.
 
     jobs, dask: so many runs at a time, or those of a cluster; see core.many.run_all.
 
@@ -223,7 +224,8 @@ def train_once(name, run, recipe, device, several=False):
         print(name, flush=True)
         options = dict(validate=run.validate, description=run.description, **run.variants)
         options |= dict(progress=False, on_epoch=tell) if several else {}
-        resume = not run.variants and paths.checkpoint.exists()
+        keeping = [v for v in run.variants.values() if not getattr(v, "keeps_nothing", False)]
+        resume = paths.checkpoint.exists() and not keeping
         try:
             return train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
         except CheckpointError as error:

@@ -43,6 +43,8 @@ class Taught:
     Raises TrainingError where a file is not there, or holds something else.
     """
 
+    keeps_nothing = True  # from epoch to epoch: a run that was cut off can go on
+
     def __init__(self, names, prepare=lambda network: network):
         self.names, self.prepare, self.teachers = names, prepare, []
 

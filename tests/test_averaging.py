@@ -55,7 +55,10 @@ def test_an_epoch_is_mixed_the_same_way_again(small):
 
 def test_test_images_are_never_mixed(small):
     batches = make_batches(small.test_images, small.test_labels, 100, train=False)
-    assert next(iter(batches))[1].ndim == 1
+    plain, labels = next(iter(batches))
+    batches.mixup = 0.4
+    images, same = next(iter(batches))
+    assert torch.equal(images, plain) and torch.equal(same, labels)
 
 
 def test_the_share_grows_over_the_first_half():

@@ -16,7 +16,7 @@ from torch import nn
 import train
 from core.checkpoint import architecture
 from core.common import TrainingError
-from core.device import describe_device
+from core.distributed import circumstances
 
 SCRIPT = """
 import sys
@@ -151,15 +151,16 @@ def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train.fit(Tiny, QUICK, small, checkpoint=path, progress=False, on_epoch=stop)
     state = torch.load(path, weights_only=True)
-    identity = state["identity"]
-    (code,) = [key for key in identity if key.startswith("the code")]
-    identity[code.replace(" 3.", " 2.")] = identity.pop(code)[::-1]
-    state |= {"device": "cuda: NVIDIA T4, capability 7.5", "device_random": torch.zeros(16).byte()}
-    torch.save(state, path)
-    options = dict(checkpoint=path, resume=True, progress=False)
-    moved, record = train.fit(Tiny, QUICK, small, **options)
+    state["identity"] |= {"python": "3.99", "network": "compiled otherwise"}
+    made = {"device": "cuda: NVIDIA T4, capability 7.5", "versions": {"torch": "9.9"}}
+    torch.save(state | {"kind": "cuda", "made": made}, path)
+    moved, record = resume(Tiny, small, path)
     assert len(state["history"]) == 1 and len(record["history"]) == 2
-    assert record["device"] == f"{state['device']}; {describe_device(torch.device('cpu'))}"
+    here = circumstances(torch.device("cpu"))
+    assert record["device"] == f"{made['device']}, then {here['device']}"
+    assert record["versions"] == here["versions"]
+    first, second = record["history"]
+    assert {key: first[key] for key in made} == made and not made.keys() & second.keys()
     pairs = zip(whole.state_dict().values(), moved.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
@@ -170,6 +171,12 @@ def test_a_key_that_is_missing(key, small, checkpoint):
     del state[key]
     torch.save(state, checkpoint)
     with pytest.raises(TrainingError, match="does not fit this run .*; delete it and start"):
+        resume(Tiny, small, checkpoint)
+
+
+def test_another_precision_says_how_it_is_asked_for(small, checkpoint, monkeypatch):
+    monkeypatch.setenv("PRECISION", "float16")
+    with pytest.raises(TrainingError, match=r"'float16' here; .*variable PRECISION=\w+ asks for"):
         resume(Tiny, small, checkpoint)
 
 
@@ -220,8 +227,28 @@ def test_an_edited_network_is_another_run():
         def features(self, x):
             return x.mean((2, 3)) * 2
 
-    for one in (Edited, Same):
+    class Default(Scaled):
+        def features(self, x, scale=1):
+            return x.mean((2, 3)) * 2
+
+    class Other(Scaled):
+        def features(self, x, scale=3):
+            return x.mean((2, 3)) * 2
+
+    class Twice(Scaled):
+        @property
+        def scaled(self):
+            return 2
+
+    class Thrice(Scaled):
+        @property
+        def scaled(self):
+            return 3
+
+    for one in (Edited, Same, Default, Other, Twice, Thrice):
         one.__name__ = one.__qualname__ = "Scaled"
     assert architecture(Scaled()) == architecture(Scaled())
     assert architecture(Scaled()) != architecture(Scaled(2.0))
     assert architecture(Edited()) != architecture(Same())
+    assert architecture(Default()) != architecture(Other())
+    assert architecture(Twice()) != architecture(Thrice())

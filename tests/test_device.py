@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import train
 from core import device as d
-from dataset import make_batches, to_device
+from dataset import View, make_batches, to_device
 from model import MODELS
 
 
@@ -159,7 +159,11 @@ def on_a_pretended_gpu(small, recipe, build):
             images, labels = (to_device(array, "cuda") for array in arrays)
             images = images.permute(0, 3, 1, 2)
         else:
-            images, labels = next(iter(make_batches(*chosen, device="cuda")))
+            batches = make_batches(*chosen, device="cuda")
+            batches.mixup = recipe.mixup
+            if recipe.views:
+                batches.view = View(*recipe.view_at(0))
+            images, labels = next(iter(batches))
         test_batches = make_batches(
             small.test_images, small.test_labels, 100, recipe.augment, train=False, device="cuda"
         )
@@ -185,11 +189,13 @@ pretended = pytest.mark.skipif(not pretends(), reason="this torch cannot pretend
 @pytest.mark.parametrize("name", train.RECIPES)
 def test_every_recipe_on_a_pretended_gpu(name, small):
     """A tensor that was left on the CPU raises an error when it meets one on the GPU."""
-    tensors = on_a_pretended_gpu(small, train.RECIPES[name], MODELS.get(name, MODELS["net"]))
+    recipe = train.RECIPES[name]
+    side = recipe.view_at(0)[2] if recipe.views else 32
+    tensors = on_a_pretended_gpu(small, recipe, MODELS.get(name, MODELS["net"]))
     assert {tensor.device.type for tensor in tensors} == {"cuda"}
     assert [tuple(tensor.shape) for tensor in tensors] == [
-        (64, 3, 32, 32),
-        (64,),
+        (64, 3, side, side),
+        (64, 10) if recipe.mixup else (64,),
         (),
         (64, 10),
         (300, 10),
@@ -209,4 +215,4 @@ def test_a_forgotten_tensor_is_found(small):
             return self.net(x - self.mean)
 
     with pytest.raises(RuntimeError, match="device"):
-        on_a_pretended_gpu(small, train.RECIPES["sprint"], Forgetful)
+        on_a_pretended_gpu(small, train.RECIPES["frontier"], Forgetful)

@@ -227,6 +227,7 @@ def test_two_processes_begin_three_or_one_go_on(runs, alone, small, tmp_path):
     path = shutil.copy(runs[2].parent / "half.pt", tmp_path)
     options = dict(device="cpu", progress=False)
     _, record = train.fit(Normed, RECIPE, small, checkpoint=path, resume=True, **options)
+    assert " 2 processes, then cpu: " in record["device"]
     expected = curves(alone[1]["history"])
     for history in (record["history"], told(runs[3], 2)[1]):
         assert len(history) == 3

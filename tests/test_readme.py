@@ -33,6 +33,12 @@ def test_the_times_of_two_machines_are_not_passed_for_one():
     assert readme.time_of(runs) == said
 
 
+def test_a_run_that_moved_was_in_both_places():
+    moved = "cuda: NVIDIA T4, capability 7.5, then cpu: Y, AVX512 with bfloat16, 1 thread"
+    said = "120 s on NVIDIA T4, then 1 thread, AVX512 with bfloat16"
+    assert readme.time_of(trained(0.9, device=moved)) == said
+
+
 def test_a_text_is_reached_or_missed():
     groups = {
         "dilated-30": trained(0.86, epochs=30, model="dilated"),

@@ -11,8 +11,8 @@ the folder --out; index.html there is the overview. What is reported already, fo
 recipe, seed and limits, is not graded again: a broken-off class goes on with the same command, and
 the same command in a second terminal shares the work, and so do --jobs and --dask.
 
-The limits: minutes, memory, 64 processes, output, 256 MiB a file; where the system can (Linux 5.13
-and newer) nothing is written outside a temporary folder, no TCP connection is made, no other
+The limits: minutes, memory, 64 processes, output, 256 MiB a file. On Linux 5.13 and newer nothing
+is written outside a temporary folder, from 6.7 on no TCP connection is made, from 6.12 on no other
 process gets a signal. Elsewhere the course's code is compared and put back after each submission.
 
 This guards against mistakes, not against malice. A submission runs as you: it can read your files,
