@@ -204,6 +204,7 @@ RECIPES = {
     # The published networks' recipes. What a text leaves open is marked "ours".
     # strided: most of it ours.
     "strided": Recipe(50, lr=0.1, schedule="step", step_gamma=0.5, augment="flip_shift"),
+    # wide: by its code; its text writes batches of 128.
     "wide": Recipe(20, 32, lr=0.01, augment="wide"),
     "dilated": Recipe(
         30, lr=0.02, schedule="onecycle", warmup=0.3, weight_decay=5e-4, augment="dilated"

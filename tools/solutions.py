@@ -28,7 +28,9 @@ def solutions(lesson):
     """(question, words, code) of every solution that is folded into a lesson, as Markdown."""
     cells = nbformat.read(ROOT / f"{lesson}.ipynb", 4).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    begin = max(text.find("## Exercises"), 0)
+    begin = text.find("## Exercises")
+    if begin < 0:  # the lesson is one: the part whose solution is folded
+        begin = text.rfind("\n## ", 0, text.find("<details>")) + 1
     for found in FOLDED.finditer(text):
         question = text[begin : found.start()].removeprefix("## Exercises").strip()
         begin = found.end()
