@@ -110,4 +110,5 @@ RUNS = [
     as_run("dilated", "invalid cutout arguments, as its log shows: the library's default holes"),
     as_run("dilated", "the library's default holes, 40 epochs", "-40epochs", epochs=40),
     as_run("stacked", "a hole filled with 0.49 of 255: black", seeds=2),
+    Run("again-stacked", "stacked", 1, {}, "stacked", False, "seed 0 once more, with torch 2.14.1"),
 ]
