@@ -44,8 +44,8 @@ def identity_of(name, recipe, precision, validate, network, data, variants=()):
         "model": name,
         "recipe": used,
         "validate": validate,
-        "network": fingerprint([f"{layers}\n{code}".encode()]),
-        "layers": fingerprint([layers.encode()]),
+        "network": fingerprint([layers.encode()]),
+        "the network's code": fingerprint([code.encode()]),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "data": data,
         "variants": [getattr(one, "__qualname__", type(one).__name__) for one in variants],
@@ -142,7 +142,6 @@ def save_checkpoint(path, identity, states, history, device):
     state = {
         "identity": identity,
         "history": history,
-        "kind": device.type,
         "made": circumstances(device),
         "random": torch.get_rng_state(),
         "device_random": None,
@@ -192,7 +191,7 @@ def load_checkpoint(path, identity, states, device):
         for name, holder in states.items():
             holder.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
-        stayed = state["kind"] == device.type
+        stayed = state["made"]["device"].startswith(device.type)
         if stayed and device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"], device)
         elif stayed and device.type == "mps":
@@ -212,8 +211,9 @@ def comparable(saved, asked):
 
     Each version of Python compiles the same code otherwise: between two of them the layers count.
     """
-    other = saved.get("python") != asked["python"]
-    apart = {"python", "network" if other else "layers"}
+    apart = {"python"}
+    if saved.get("python") != asked["python"]:
+        apart.add("the network's code")
     return [{key: run[key] for key in run if key not in apart} for run in (saved, asked)]
 
 

@@ -151,9 +151,9 @@ def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train.fit(Tiny, QUICK, small, checkpoint=path, progress=False, on_epoch=stop)
     state = torch.load(path, weights_only=True)
-    state["identity"] |= {"python": "3.99", "network": "compiled otherwise"}
+    state["identity"] |= {"python": "3.99", "the network's code": "compiled otherwise"}
     made = {"device": "cuda: NVIDIA T4, capability 7.5", "versions": {"torch": "9.9"}}
-    torch.save(state | {"kind": "cuda", "made": made}, path)
+    torch.save(state | {"made": made}, path)
     moved, record = resume(Tiny, small, path)
     assert len(state["history"]) == 1 and len(record["history"]) == 2
     here = circumstances(torch.device("cpu"))

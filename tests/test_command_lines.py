@@ -148,6 +148,18 @@ def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
         train.main(["--model", "net"])
 
 
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_an_unfinished_run_is_not_replaced_in_silence(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "train_and_record", lambda *_, **__: sys.exit("trained"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "net-sprint-seed0.pt").touch()
+    with pytest.raises(SystemExit, match="trained"):
+        train.main(["--model", "net", *flags])
+    said = "checkpoints/net-sprint-seed0.pt holds an unfinished run" in capsys.readouterr().out
+    assert said is not bool(flags)
+
+
 def test_a_run_writes_record_weights_and_checkpoint(small, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "ROOT", tmp_path)
     monkeypatch.setattr(train, "load_cifar10", lambda progress: small)

@@ -154,3 +154,24 @@ def test_the_command_line(tmp_path):
     assert "there is no file" in missing.stderr
     assert missing.stderr.count("\n") == 1
     assert "a list RUNS of `Run`" in said("--help").stdout
+
+
+class Kept:
+    """A variant that may keep something from epoch to epoch, or says that it does not."""
+
+    def __init__(self, **said):
+        self.__dict__ |= said
+
+
+@pytest.mark.parametrize("said", [{}, {"keeps_nothing": True}])
+def test_a_run_is_resumed_where_its_variants_keep_nothing(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        train, "train_and_record", lambda *_, resume, **__: asked.append(resume) or {}
+    )
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "x-seed0.pt").touch()
+    run = sweep.Run("x", "sprint", 1, variants={"train_epoch": Kept(**said)})
+    sweep.train_once("x-seed0", run, sweep.recipe_of(run, 0), "cpu")
+    assert asked == [bool(said)]
