@@ -19,7 +19,6 @@ from core.augment import pipeline
 from core.optim import make_optimizer
 from core.recipes import DEFAULTS, RECIPES, settings
 from dataset import AlbumentationsBatches, Cifar10, make_batches
-from experiments import designs, mixed
 from experiments.sweep import load_table, recipe_of
 
 
@@ -313,27 +312,3 @@ def test_gelu_takes_the_place_of_every_relu(leaner):
     kinds = [type(module) for module in network.modules()]
     assert nn.ReLU not in kinds
     assert kinds.count(nn.GELU) == sum(isinstance(m, nn.ReLU) for m in plain.modules())
-
-
-DESIGNS = [designs.dense, designs.hybrid, designs.pyramid, designs.flat, mixed.gated_large]
-
-
-@pytest.mark.parametrize("build", DESIGNS, ids=lambda build: build.__name__)
-def test_a_design_keeps_the_rules_and_the_budget(build):
-    network = build()
-    assert 180_000 <= model.count_parameters(network) < 200_000
-    assert all(rule.passed for rule in check_assignment(network))
-
-
-def test_the_far_branch_sees_twice_as_far():
-    layer = model.NearAndFar(4).eval()
-
-    def seen():
-        image = torch.zeros(1, 4, 16, 16, requires_grad=True)
-        layer(image)[0, 0, 8, 8].backward()
-        return (image.grad[0, 0] != 0).nonzero()
-
-    near_and_far = seen()
-    assert (near_and_far.max(0).values - near_and_far.min(0).values + 1).tolist() == [6, 6]
-    nn.init.zeros_(layer.far.weight)
-    assert len(seen()) == 9

@@ -19,21 +19,21 @@ from core.common import ROOT, Parser, write_json
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
 from experiments.designs import dilated
-from experiments.mixed import mixed_block
+from experiments.mixed import PhasedConv2d, mixed_block
 from model import NearAndFar, Residual, conv_block, count_parameters, gated
 
 IMAGES = 256
 RESULT = ROOT / "results" / "bench" / "blocks.json"
 
 
-def convolution(kernel, dilation=1, depthwise=False):
+def convolution(kernel, dilation=1, depthwise=False, kind=nn.Conv2d):
     """A layer that keeps the shape, as a function of its channels."""
     padding = dilation * (kernel - 1) // 2
 
     def build(channels):
         groups = channels if depthwise else 1
         options = dict(padding=padding, dilation=dilation, groups=groups, bias=False)
-        return nn.Conv2d(channels, channels, kernel, **options)
+        return kind(channels, channels, kernel, **options)
 
     return build
 
@@ -59,6 +59,8 @@ BLOCKS = {
     "depthwise 5x5": convolution(5, depthwise=True),
     "depthwise 7x7": convolution(7, depthwise=True),
     "depthwise 3x3, dilated 2": convolution(3, 2, depthwise=True),
+    "depthwise 7x7, dilated 3": convolution(7, 3, depthwise=True),
+    "the same, in nine phases": convolution(7, 3, depthwise=True, kind=PhasedConv2d),
     "near and far": NearAndFar,
     "residual 3x3": lambda channels: Residual(conv_block(channels, channels)),
     "residual 3x3, dilated 2": dilated,
