@@ -134,4 +134,11 @@ def test_looking_changes_nothing(capsys):
 
 
 def test_macs_by_hand():
-    assert sum(layer.macs for layer in a.layers(Tiny())) == 15 * 15 * 8 * 27 + 80
+    assert a.count_macs(Tiny()) == 15 * 15 * 8 * 27 + 80
+
+
+@pytest.mark.parametrize("name", ["net", "compact", "stacked"])
+def test_macs_are_those_of_the_layers(name):
+    network = m.MODELS[name]()
+    found = a.layers(network, (3, 28, 28))
+    assert a.count_macs(network, (3, 28, 28)) == sum(layer.macs for layer in found) > 0

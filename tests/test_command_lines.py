@@ -45,6 +45,26 @@ def typed(course, command):
     return process.returncode, out, errors
 
 
+@pytest.fixture(scope="module")
+def quickly():
+    """`typed`, for what computes nothing: tests/warm.py saves each command the imports."""
+    if sys.platform != "linux":  # elsewhere libraries may not survive a fork
+        yield typed
+        return
+    words = [sys.executable, str(ROOT / "tests" / "warm.py")]
+    environment = os.environ | {"CIFAR10_ROOT": str(dataset.data_root())}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=environment, **pipes)
+
+    def answer(course, command):
+        print(json.dumps([str(course), *command.split()]), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    yield answer
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -74,9 +94,9 @@ def typed(course, command):
         ("-m tools.run_notebook model.py", "model.py is no notebook"),
     ],
 )
-def test_bad_input_is_one_sentence_and_a_failure(command, message, course):
+def test_bad_input_is_one_sentence_and_a_failure(command, message, course, quickly):
     files = sorted(course.rglob("*.[jp][st]*"))
-    status, _, errors = typed(course, command)
+    status, _, errors = quickly(course, command)
     assert status != 0
     assert message in errors
     assert errors.strip().count("\n") == 0
@@ -84,8 +104,8 @@ def test_bad_input_is_one_sentence_and_a_failure(command, message, course):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_where_there_is_none(course):
-    _, _, errors = typed(course, "train.py --device cuda")
+def test_a_gpu_where_there_is_none(course, quickly):
+    _, _, errors = quickly(course, "train.py --device cuda")
     assert "'cuda' was asked for, but torch finds none here; use --device cpu" in errors
 
 
@@ -99,21 +119,33 @@ COMMANDS += ["tools/grade.py"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command, course):
-    status, out, errors = typed(course, f"{command} --help")
+def test_help(command, course, quickly):
+    status, out, errors = quickly(course, f"{command} --help")
     assert (status, errors) == (0, "")
     assert out.startswith("usage: ")
 
 
-def test_list(course):
-    _, listed, _ = typed(course, "train.py --list")
+def test_list(course, quickly):
+    _, listed, _ = quickly(course, "train.py --list")
     assert all(name in listed for name in [*MODELS, *RECIPES])
     assert "154,544" in listed
+
+
+FEW = """
+
+_all = load_cifar10
+
+
+def load_cifar10(**options):
+    return Cifar10(*(part[:6000] for part in _all(**options)))
+"""
 
 
 @pytest.mark.slow
 def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
     """Ctrl-C keeps finished epochs; the command that it prints ends with a record."""
+    with (course / "dataset.py").open("a", encoding="utf-8") as file:
+        file.write(FEW)  # an epoch of all images takes a minute and more
     command = "train.py --model net --recipe sprint --epochs 2 --device cpu"
     name = "net-sprint-2epochs-seed0"
     checkpoint = course / "checkpoints" / f"{name}.pt"
@@ -134,7 +166,7 @@ def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
     record = json.loads((course / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert "Epoch 1/2" not in out
     assert f"{record['test_accuracy']:.2%} at the last epoch" in out
-    assert record["test_accuracy"] > 0.4
+    assert record["test_accuracy"] > 0.15
     assert (course / "weights" / f"{name}.pt").exists()
 
 

@@ -30,6 +30,7 @@ import json, os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from pathlib import Path
 import numpy as np
+import torch._dynamo  # torch's optimisers would, in each child, for seconds
 import dataset, train
 from experiments import sweep
 
@@ -55,6 +56,7 @@ def child(root, log, *words):
     return pid
 
 
+print("ready", flush=True)
 for line in sys.stdin:
     words = json.loads(line)
     if words[0] == "wait":
@@ -74,6 +76,7 @@ class Trainer:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.parent = subprocess.Popen(command, env=environment, **pipes)
         self.children = []
+        assert self.parent.stdout.readline() == "ready\n"  # its imports are in no child's time
 
     def say(self, *words):
         print(json.dumps([str(word) for word in words]), file=self.parent.stdin, flush=True)

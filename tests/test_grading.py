@@ -3,14 +3,13 @@
 import json
 import os
 
-import jsonschema
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from core.common import claimed
 from tools import grade, grading, pages, submission
-from tools.verdict import FORM, Heard, report_of
+from tools.verdict import Heard, report_of
 
 
 def test_what_torch_refuses_is_told_with_its_line():
@@ -161,7 +160,6 @@ def test_what_does_not_have_the_form_of_a_result_is_not_believed():
         assert heard.add(line) is None
         assert heard.spoiled
     assert heard.facts == {}
-    jsonschema.Draft202012Validator.check_schema(FORM)
 
 
 def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):

@@ -8,7 +8,7 @@ import json
 import math
 import signal
 
-import jsonschema
+import fastjsonschema
 import numpy as np
 
 from core.arrays import confusion_matrix, mistakes
@@ -50,6 +50,7 @@ FORM = {
     "additionalProperties": False,
     "minProperties": 1,
 }
+CHECK = fastjsonschema.compile(FORM)
 DURING = {
     None: "before it began",
     "reading": "while the file was read",
@@ -71,8 +72,8 @@ class Heard:
         """One line of JSON. Returns the message, or None where it has not the right form."""
         try:
             message = json.loads(line)
-            jsonschema.validate(message, FORM)
-        except (ValueError, RecursionError, jsonschema.ValidationError):
+            CHECK(message)
+        except (ValueError, RecursionError):
             self.spoiled = True
             return None
         self.stage = message.pop("stage", self.stage)
