@@ -2,6 +2,7 @@
 
     layers(model)            every layer: output shape, parameters, multiply-accumulates, field
     receptive_field(model)   of the last map
+    count_macs(model)        multiply-accumulates for one image
     check_assignment(model)  each rule with the measured value and a verdict
     summary(model)           the torchsummary table
     operations(model, recipe)   the arithmetic of a whole training
@@ -241,6 +242,21 @@ def few(names):
     return ", ".join(names[:4]) + more or "none"
 
 
+def count_macs(model, input_shape=INPUT_SHAPE):
+    """Multiply-accumulates for one image (C, H, W): the sum of the layers', without their fields.
+
+    Raises ValueError where `model` is no network, or its `forward` raises.
+    """
+    return sum(macs_of(model, input_shape))
+
+
+def macs_of(model, input_shape):
+    """Multiply-accumulates of all that multiplies or has parameters, in the order of execution."""
+    with undisturbed(model) as network:
+        done = follow(network, input_shape).operations.values()
+    return [operation.macs for operation in done if operation.macs or operation.parameters]
+
+
 def operations(network, recipe, images=50_000):
     """Multiplications and additions of a whole training; the evaluations are not in it.
 
@@ -260,7 +276,7 @@ def operations(network, recipe, images=50_000):
     epochs = range(recipe.epochs)
     sides = Counter(recipe.view_at(epoch)[2] if recipe.views else 32 for epoch in epochs)
     for side, times in sides.items():
-        macs = [layer.macs for layer in layers(network, (3, side, side))]
+        macs = macs_of(network, (3, side, side))
         total += times * images * 2 * (3 * sum(macs) - macs[0])
     return total
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis import layers
+from analysis import count_macs
 from core.common import ROOT, Parser, write_json
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
@@ -75,7 +75,7 @@ MAPS = ((64, 16), (96, 16), (112, 8))  # channels, side
 def measure(build, channels, side, images=IMAGES, seconds=1.0):
     """{parameters, macs of one image, milliseconds of a training step for `images` images}."""
     block = build(channels).to(memory_format=torch.channels_last)
-    macs = sum(layer.macs for layer in layers(block, (channels, side, side)))
+    macs = count_macs(block, (channels, side, side))
     block.train()
     maps = torch.randn(images, channels, side, side).to(memory_format=torch.channels_last)
     maps = maps.to(getattr(torch, pick_precision("cpu"))).requires_grad_()  # as from a layer before
