@@ -260,6 +260,8 @@ def macs_of(model, input_shape):
 def operations(network, recipe, images=50_000):
     """Multiplications and additions of a whole training; the evaluations are not in it.
 
+    Nor are the images from which averaged weights take their batch-norm statistics.
+
     Two for each multiply-accumulate of a layer, in three passes: forward, the gradient of the
     weights, the gradient of the maps, which the first layer does without. To these come the
     optimiser's own matrix products, counted by torch (whose counter takes the backward pass of a
@@ -277,7 +279,7 @@ def operations(network, recipe, images=50_000):
     sides = Counter(recipe.view_at(epoch)[2] if recipe.views else 32 for epoch in epochs)
     for side, times in sides.items():
         macs = macs_of(network, (3, side, side))
-        total += times * images * 2 * (3 * sum(macs) - macs[0])
+        total += times * images * 2 * (3 * sum(macs) - sum(macs[:1]))
     return total
 
 

@@ -123,8 +123,8 @@ class GlobalAveragePool(nn.Module):
     """Mean over all positions: (N, C, H, W) -> (N, C, 1, 1).
 
     nn.AdaptiveAvgPool2d(1) computes the same, but hands back its gradient in NCHW order; where all
-    else is channels-last, the ReLU before it then waits for its memory (experiments/06_sprint.ipynb
-    has the price).
+    else is channels-last, the ReLU before it then reads two orders (experiments/06_sprint.ipynb:
+    a second a sprint, within the noise).
     """
 
     def forward(self, x):

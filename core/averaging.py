@@ -18,7 +18,8 @@ BATCHES = 20
 def follow(network, optimizer, decay):
     """A copy of `network` whose weights are averaged after each step of `optimizer`.
 
-    Each time its weights become `decay` of what they were and 1 - `decay` of the network's.
+    The first time it copies the network's weights; from then on its own become `decay` of what
+    they were and 1 - `decay` of the network's.
     A decay of 0 returns the network itself. The copy has a state_dict, for checkpoints.
     """
     if not decay:

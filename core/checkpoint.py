@@ -1,11 +1,14 @@
 """The state of an unfinished run: written after every epoch, gone on from to the identical end."""
 
 import hashlib
+import inspect
 import io
+import lzma
 import pickle
 import platform
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,15 @@ DAMAGE = (
     RuntimeError,
     pickle.UnpicklingError,
     EOFError,
-    KeyError,
+    LookupError,
     TypeError,
     ValueError,
     AttributeError,
     zipfile.BadZipFile,
     NotImplementedError,
+    OverflowError,
+    zlib.error,
+    lzma.LZMAError,
 )
 
 
@@ -36,9 +42,10 @@ def identity_of(name, recipe, precision, validate, network, data, variants=()):
 
     network: before its training; its layers, their settings and the code of its own classes count.
     data: the fingerprint of the images and labels.
-    variants: the functions that `train.fit` calls; their names count.
+    variants: the functions that `train.fit` calls; their names count, of other objects their repr.
     """
     used = settings(recipe) | {"precision": precision}
+    names = [getattr(one, "__qualname__", None) or repr(one) for one in variants]
     layers, code = architecture(network)
     return {
         "model": name,
@@ -48,7 +55,7 @@ def identity_of(name, recipe, precision, validate, network, data, variants=()):
         "the network's code": fingerprint([code.encode()]),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "data": data,
-        "variants": [getattr(one, "__qualname__", type(one).__name__) for one in variants],
+        "variants": [*map(without_addresses, names)],
     }
 
 
@@ -59,21 +66,33 @@ def architecture(network):
     lines, classes = [str(network)], set()
     for module in network.modules():
         classes |= {cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.")}
-        simple = (int, float, str, tuple)
-        kept = {name: value for name, value in vars(module).items() if isinstance(value, simple)}
+        kept = {name: value for name, value in vars(module).items() if is_setting(name, value)}
         kept.pop("training", None)  # a traced one has none
         lines.append(f"{type(module).__qualname__} {sorted(kept.items())}")
     code = sorted(map(instructions, classes - {object}))
-    # The address of a function is another one in each process.
-    return [re.sub(r" at 0x[0-9a-f]+", "", "\n".join(text)) for text in (lines, code)]
+    return [without_addresses("\n".join(text)) for text in (lines, code)]
+
+
+def is_setting(name, value):
+    """Whether an attribute is plain data; torch keeps a module's parts in lists with a _."""
+    inner = name.startswith("_") and isinstance(value, list | dict)
+    return isinstance(value, int | float | str | tuple | list | dict) and not inner
+
+
+def without_addresses(text):
+    """That of a function, or of an object, is another one in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def instructions(cls):
-    """The compiled methods of a class."""
+    """The compiled methods of a class, and its settings."""
     steps = []
     for name, value in sorted(vars(cls).items()):
+        if is_setting(name, value) and not name.startswith("__"):
+            steps.append(f"{name} = {value}")
         parts = [getattr(value, part, None) for part in ("fget", "fset", "fdel")]  # a property
         for method in (getattr(value, "__func__", value), *parts):
+            method = inspect.unwrap(method)  # of what torch.no_grad, for one, has put around it
             if code := getattr(method, "__code__", None):
                 values = *(method.__defaults__ or ()), *(method.__kwdefaults__ or {}).values()
                 steps.append(f"{name} {[*map(constant, values)]}: {steps_of(code)}")
@@ -201,7 +220,7 @@ def load_checkpoint(path, identity, states, device):
         return [others | epoch for epoch in state["history"]]
     except DAMAGE as error:
         raise CheckpointError(
-            f"{path} does not fit this run ({str(error).splitlines()[0]}); "
+            f"{path} does not fit this run ({(str(error) or repr(error)).splitlines()[0]}); "
             "delete it and start without --resume."
         ) from None
 
@@ -222,7 +241,7 @@ def differences(saved, asked):
     saved, asked = ({**run, **run["recipe"], "recipe": None} for run in (saved, asked))
     found = [
         f"{key}: {saved.get(key)!r} there, {value!r} here"
-        for key, value in asked.items()
+        for key, value in ((key, asked.get(key)) for key in saved | asked)
         if saved.get(key) != value
     ]
     if saved.get("precision") != asked["precision"]:

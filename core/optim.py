@@ -150,6 +150,6 @@ def make_schedule(optimizer, recipe, steps_per_epoch):
     def triangle(step):
         rising = (step + 1) / (recipe.warmup * steps + 1e-9)  # a warm-up of 0 divides by no zero
         falling = (steps - step) / ((1 - recipe.warmup) * steps)
-        return max(0.0, min(rising, falling))
+        return max(0.0, min(1.0, rising, falling))
 
     return LambdaLR(optimizer, triangle)

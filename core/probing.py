@@ -119,9 +119,12 @@ YES_OR_NO += ("logical_not", "logical_and", "logical_or")
 def footprint(func, args, clean):
     """The result of a convolution, given that without NaN: NaN where a window covers NaN."""
     image, weight, groups = args[0], args[1], args[8]
-    lost = image.unflatten(1, (groups, -1)).sum(2).isnan().float()
-    ones = torch.ones(groups, 1, *weight.shape[2:], device=image.device)
-    covered = func(lost, ones, None, *args[3:8], groups, *args[9:]) > 0.5
+    lost = image.unflatten(1, (groups, -1)).sum(2).isnan()
+    if (lost == lost[:, :1]).all():  # all groups lose the same, and one tells of all
+        lost = lost[:, :1]
+    masks = lost.shape[1]
+    ones = torch.ones(masks, 1, *weight.shape[2:], device=image.device)
+    covered = func(lost.float(), ones, None, *args[3:8], masks, *args[9:]) > 0.5
     nan = torch.zeros_like(covered, dtype=clean.dtype).masked_fill_(covered, torch.nan)
     nan += weight.sum() * 0  # a weight may come from the image, too
     return (clean.unflatten(1, (groups, -1)) + nan.unsqueeze(2)).flatten(1, 2)

@@ -7,8 +7,8 @@ be started several times at once, each takes the next run: networks as small as 
 busy alone.
 
 The long run of `gated` itself has the recipe of `python train.py --model gated`, which does not
-compile and is slower; the network of its records was compiled. So were those here; `large-28` and
-later ones replay a recording of their kernels, too.
+compile and is slower; the network of its records was compiled. So were those here; `large-28`,
+`large-94` and what is trained after them replay a recording of their kernels, too.
 """
 
 import torch

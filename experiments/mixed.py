@@ -24,8 +24,8 @@ class PhasedConv2d(nn.Conv2d):
     times faster on a CPU with AVX2 (tools/bench_blocks.py); with bfloat16 it was not measured.
     TensorFlow computes atrous convolutions so, by space_to_batch.
 
-    For padding that keeps the shape, and one dilation for rows and columns. Evaluating, it is
-    torch's own convolution: that is what is exported, and what analysis watches.
+    For a square kernel, one dilation for both axes, and a padding, in numbers, that keeps the
+    shape. Evaluating, it is torch's own convolution: what is exported, and what analysis watches.
     """
 
     def forward(self, x):

@@ -137,6 +137,9 @@ def recipe_of(run, seed):
     """The Recipe of a `Run` with this seed. Raises ValueError for unknown names and bad values."""
     if unknown := run.variants.keys() - VARIANTS:
         raise ValueError(f"fit takes no {', '.join(unknown)}, only {', '.join(sorted(VARIANTS))}")
+    for name, variant in run.variants.items():
+        if not callable(variant):
+            raise ValueError(f"{name} of {run.name} is {variant!r}; it must be a function")
     recipe = find(RECIPES, run.recipe, "recipe")
     first = run.change.get("seed", 0)
     return dataclasses.replace(recipe, **run.change | {"seed": first + seed})
@@ -182,7 +185,8 @@ class Order(NamedTuple):
 
 def place_of(path):
     """The table's path as other machines know it, too: in the course's folder, if it lies there."""
-    path = Path(path).resolve()
+    path = Path(path)
+    path = path.parent.resolve() / path.name  # the runs have the name of a link, if it is one
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 

@@ -48,6 +48,9 @@ class Taught:
     def __init__(self, names, prepare=lambda network: network):
         self.names, self.prepare, self.teachers = names, prepare, []
 
+    def __repr__(self):
+        return f"{type(self).__name__}({self.names})"  # a checkpoint goes on with the same teachers
+
     def __call__(self, model, batches, optimizer, schedule, scaler, recipe, precision, progress):
         if not self.teachers:
             device = next(model.parameters()).device

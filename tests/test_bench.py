@@ -66,6 +66,8 @@ def test_operations_agree_with_torchs_counter_where_nothing_is_depthwise():
     assert analysis.operations(network, sgd, 10) == pytest.approx(10 * an_image)
     muons = analysis.operations(network, recipe, 512) - 512 * an_image  # one step an epoch
     assert 0 < muons < 0.1 * 512 * an_image
+    nothing = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout())
+    assert analysis.count_macs(nothing) == 0
 
 
 def test_the_table_of_growth_is_drawn_from_its_record():

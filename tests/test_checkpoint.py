@@ -14,9 +14,10 @@ from conftest import QUICK, ROOT, Tiny
 from torch import nn
 
 import train
-from core.checkpoint import architecture
+from core.checkpoint import architecture, identity_of
 from core.common import TrainingError
 from core.distributed import circumstances
+from experiments.teaching import Taught
 
 SCRIPT = """
 import sys
@@ -88,9 +89,10 @@ def test_checkpoints_of_others_and_garbage_are_refused(small, tmp_path):
         path.write_bytes(garbage)
         with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
             train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
-    torch.save(Evil(), path)
-    with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
-        train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
+    for other in (Evil(), torch.zeros(3), [1, 2], {"identity": 3}):
+        torch.save(other, path)
+        with pytest.raises(TrainingError, match="is not a checkpoint of this program"):
+            train.fit("net", QUICK, data=small, checkpoint=path, resume=True, progress=False)
     assert not (tmp_path / "owned").exists()
 
 
@@ -163,6 +165,14 @@ def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path
     assert {key: first[key] for key in made} == made and not made.keys() & second.keys()
     pairs = zip(whole.state_dict().values(), moved.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_checkpoint_of_a_later_version_says_what_is_new_there(small, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    state["identity"]["recipe"]["sharpness"] = 0.1
+    torch.save(state, checkpoint)
+    with pytest.raises(TrainingError, match="another run .sharpness: 0.1 there, None here"):
+        resume(Tiny, small, checkpoint)
 
 
 @pytest.mark.parametrize("key", ["model", "optimizer", "schedule", "random", "history"])
@@ -245,10 +255,40 @@ def test_an_edited_network_is_another_run():
         def scaled(self):
             return 3
 
+    class Decorated(Scaled):
+        @torch.no_grad()
+        def features(self, x):
+            return x.mean((2, 3)) * 2
+
+    class DecoratedOther(Scaled):
+        @torch.no_grad()
+        def features(self, x):
+            return x.mean((2, 3)) * 3
+
+    class Sloped(Scaled):
+        slope = 0.1
+
+    class Steeper(Scaled):
+        slope = 0.3
+
     for one in (Edited, Same, Default, Other, Twice, Thrice):
+        one.__name__ = one.__qualname__ = "Scaled"
+    for one in (Decorated, DecoratedOther, Sloped, Steeper):
         one.__name__ = one.__qualname__ = "Scaled"
     assert architecture(Scaled()) == architecture(Scaled())
     assert architecture(Scaled()) != architecture(Scaled(2.0))
     assert architecture(Edited()) != architecture(Same())
     assert architecture(Default()) != architecture(Other())
     assert architecture(Twice()) != architecture(Thrice())
+    assert architecture(Decorated()) != architecture(DecoratedOther())
+    assert architecture(Sloped()) != architecture(Steeper())
+    assert architecture(Scaled([1, 2])) != architecture(Scaled([1, 3]))
+
+
+def test_other_teachers_are_another_run():
+    def variants(*names):
+        arguments = ("net", QUICK, "float32", False, Tiny(), "", [Taught(names), len, Tiny])
+        return identity_of(*arguments)["variants"]
+
+    assert variants("a", "b") == variants("a", "b") != variants("a", "c")
+    assert variants("a")[1:] == ["len", "Tiny"]

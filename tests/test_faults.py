@@ -143,7 +143,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(trainer, tmp_path
         trainer.start(root, log, *WORDS, *["--resume"] * again)
         assert trainer.wait() == 0, log.read_text(encoding="utf-8")
         assert outcome(root) == expected, moment
-    assert 3 < resumed <= MOMENTS
+    assert 3 < resumed < MOMENTS  # and one was killed before it had anything to go on from
 
 
 TABLE = (

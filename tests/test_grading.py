@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from core.common import claimed
 from tools import grade, grading, pages, submission
-from tools.verdict import Heard, report_of
+from tools.verdict import Heard, minutes, report_of
 
 
 def test_what_torch_refuses_is_told_with_its_line():
@@ -155,11 +155,12 @@ def test_what_does_not_have_the_form_of_a_result_is_not_believed():
     heard = Heard()
     assert heard.add('{"stage": "training"}') is not None
     forged = ["no JSON", "[]", '{"accuracy": 1}', '{"parameters": true}', '{"predictions": [11]}']
+    forged.append(json.dumps({"epoch": an_epoch(10**400)}))  # more than any float
     for line in forged:
         heard.spoiled = False
         assert heard.add(line) is None
         assert heard.spoiled
-    assert heard.facts == {}
+    assert heard.facts == {} and heard.history == []
 
 
 def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
@@ -178,16 +179,20 @@ def test_what_a_submission_says_cannot_become_part_of_a_page(small, tmp_path):
         assert "&lt;script&gt;" in text
 
 
-def told(epochs=1, broken=False):
+def an_epoch(value):
+    measured = [f"{part}_{what}" for part in ("train", "test") for what in ("loss", "accuracy")]
+    return dict.fromkeys([*measured, "seconds"], value)
+
+
+def told(epochs=1, broken=False, **more):
     """The report of a process that said all this, and answered three of four images rightly."""
     heard = Heard()
     rule = {"rule": "r", "measured": "m", "passed": not broken}
     heard.add(json.dumps({"stage": "testing"}))
     for _ in range(epochs):
-        measured = [f"{part}_{what}" for part in ("train", "test") for what in ("loss", "accuracy")]
-        losses = dict.fromkeys([*measured, "seconds"], 0.5)
-        heard.add(json.dumps({"epoch": losses}))
+        heard.add(json.dumps({"epoch": an_epoch(0.5)}))
     found = {"rules": [rule], "record": {}, "predictions": [0, 1, 2, 4], "confidence": [0.5] * 4}
+    found = {name: value for name, value in (found | more).items() if value is not None}
     assert heard.add(json.dumps(found)) is not None
     ended = {"ended": 0, "cause": None, "seconds": 1.0, "memory": 1, "changed": []}
     ended["output"] = {"text": "", "bytes": 0, "lines": 0}
@@ -199,3 +204,10 @@ def test_who_keeps_every_rule_passes():
     assert (report["verdict"], report["accuracy"]) == ("pass", 0.75)
     assert told(broken=True)["verdict"] == "fail"
     assert told(epochs=0)["verdict"] == "no grade"
+    assert told(predictions=None)["verdict"] == "no grade"
+    assert told(predictions=[0.0, 1.0, 2.0, 4.0]) == report  # JSON knows one kind of number
+
+
+def test_minutes_are_told_as_they_were_given():
+    given = (45, 90, 1440 * 60, 60 * 0.75 * 60)
+    assert [minutes(seconds) for seconds in given] == ["45 s", "1.5 min", "1440 min", "45 min"]

@@ -57,6 +57,16 @@ def test_triangle_rises_then_falls_to_zero():
     assert values[100] == 0
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 98])
+@pytest.mark.parametrize("warmup", [0, 0.25, 0.5])
+def test_no_rate_of_a_triangle_is_above_its_peak(warmup, steps):
+    """Also where the peak lies between two steps."""
+    recipe = Recipe(epochs=1, lr=1.0, schedule="triangle", warmup=warmup)
+    schedule = make_schedule(make_optimizer(nn.Linear(1, 1), recipe), recipe, steps)
+    values = [schedule.lr_lambdas[0](step) for step in range(steps + 1)]
+    assert 0.5 < max(values) <= 1 and min(values) == values[steps] == 0
+
+
 def test_orthogonalise_evens_out_singular_values():
     torch.manual_seed(0)
     left, right = torch.linalg.qr(torch.randn(16, 16))[0], torch.linalg.qr(torch.randn(72, 16))[0]

@@ -66,6 +66,15 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
     assert records[2].exists()
 
 
+def test_a_table_behind_a_link_has_the_links_name(course):
+    path = course / "mine.py"
+    (course / "elsewhere.txt").write_text(TABLE)
+    path.symlink_to(course / "elsewhere.txt")
+    with pytest.raises(TrainingError, match=r"^1 runs failed: mine/diverges-seed0\.$"):
+        sweep.sweep(path)
+    assert (course / "results" / "mine" / "own-seed0.json").exists()
+
+
 def test_seeds_go_on_from_a_tables_own(tmp_path):
     path = tmp_path / "table.py"
     path.write_text(
@@ -122,6 +131,7 @@ BAD = {
     'RUNS = [Run("x", "sprimt", 1)]': "Unknown recipe 'sprimt'; did you mean sprint",
     'RUNS = [Run("x", "sprint", 1, chnage={})]': "chnage",
     'RUNS = [Run("x", "sprint", 1, variants=dict(optimiser=print))]': "fit takes no optimiser",
+    'RUNS = [Run("x", "sprint", 1, variants=dict(train_epoch=None))]': "must be a function",
     'AUGMENTATIONS = {"flip": None}\nRUNS = []': "called flip",
     'RUNS = (Run("x", "sprint", 1) for _ in range(2))': "RUNS must be a list of Run",
     "RUNS = []": "and not empty",
@@ -161,6 +171,9 @@ class Kept:
 
     def __init__(self, **said):
         self.__dict__ |= said
+
+    def __call__(self):
+        raise AssertionError("nothing is trained here")
 
 
 @pytest.mark.parametrize("said", [{}, {"keeps_nothing": True}])

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,18 +31,20 @@ def run(folder, words):
         runpy.run_path(words[0], run_name="__main__")
 
 
-def child(folder, words, files):
+def child(folder, words, null, files):
     """[status, stdout, stderr] of a command that a fork runs."""
     pid = os.fork()
     if pid == 0:
-        for number, file in enumerate(files, 1):
-            os.dup2(file.fileno(), number)
+        signal.alarm(600)  # a command that hangs is killed
+        for number, descriptor in enumerate([null, *(file.fileno() for file in files)]):
+            os.dup2(descriptor, number)
         try:
             run(folder, words)
         except SystemExit as stop:
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            status = stop.code or 0
+            if not isinstance(status, int):
+                print(status, file=sys.stderr)
+                status = 1
         except BaseException:
             sys.excepthook(*sys.exc_info())
             status = 1
@@ -59,7 +62,8 @@ def child(folder, words, files):
 if __name__ == "__main__":
     for name in LIBRARIES:
         importlib.import_module(name)
+    null = os.open(os.devnull, os.O_RDONLY)  # what a command reads is none of the lines here
     for line in sys.stdin:
         folder, *words = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            print(json.dumps(child(folder, words, (out, err))), flush=True)
+            print(json.dumps(child(folder, words, null, (out, err))), flush=True)

@@ -73,12 +73,13 @@ class Heard:
         try:
             message = json.loads(line)
             CHECK(message)
-        except (ValueError, RecursionError):
+            epoch = finite(message.pop("epoch", {}))
+        except (ValueError, RecursionError, OverflowError):
             self.spoiled = True
             return None
         self.stage = message.pop("stage", self.stage)
-        if "epoch" in message:
-            self.history.append(finite(message.pop("epoch")))
+        if epoch:
+            self.history.append(epoch)
         self.facts |= message
         return message
 
@@ -106,7 +107,7 @@ def report_of(heard, ended, labels, epochs, allowed):
     problem = problem_of(heard, ended, len(labels), epochs, allowed)
     if problem:
         return report | {"verdict": "no grade", "reason": problem}
-    seen = np.array(facts["predictions"])
+    seen = np.array(facts["predictions"], dtype=int)
     accuracy = float((seen == labels).mean())
     report |= {"accuracy": accuracy}
     report |= {"standard_error": math.sqrt(accuracy * (1 - accuracy) / len(labels))}
@@ -192,7 +193,8 @@ def problem_of(heard, ended, images, epochs, allowed):
     if heard.spoiled:
         return f"Its process sent something that is no result, {during}."
     whole = len(heard.history) == epochs and "record" in facts
-    if whole and len(facts["predictions"]) == len(facts["confidence"]) == images:
+    counts = {len(facts.get(name, [])) for name in ("predictions", "confidence")}
+    if whole and counts == {images}:
         return None
     return f"Its process ended {during}, {how(ended['ended'])}."
 
@@ -205,4 +207,4 @@ def how(status):
 
 
 def minutes(seconds):
-    return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:.3g} min"
+    return f"{seconds:g} s" if seconds < 60 else f"{round(seconds / 60, 1):g} min"
