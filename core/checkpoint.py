@@ -127,7 +127,8 @@ def write_tensors(path, content):
 
 
 def read_tensors(path):
-    """torch.load of tensors and plain data, never of code; every byte's checksum is tried first.
+    """torch.load of a dictionary of tensors and plain data, never of code; every byte's checksum is
+    tried first.
 
     Raises one of DAMAGE for anything else than a whole file of torch.save.
     """
@@ -135,7 +136,10 @@ def read_tensors(path):
         damaged = file.testzip()  # torch does not look
     if damaged:
         raise ValueError(f"{damaged} is damaged")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, no dictionary")
+    return content
 
 
 def named_for(network, state):

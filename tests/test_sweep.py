@@ -68,8 +68,8 @@ def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsy
 
 def test_a_table_behind_a_link_has_the_links_name(course):
     path = course / "mine.py"
-    (course / "elsewhere.txt").write_text(TABLE)
-    path.symlink_to(course / "elsewhere.txt")
+    (course / "elsewhere.py").write_text(TABLE)
+    path.symlink_to(course / "elsewhere.py")
     with pytest.raises(TrainingError, match=r"^1 runs failed: mine/diverges-seed0\.$"):
         sweep.sweep(path)
     assert (course / "results" / "mine" / "own-seed0.json").exists()
