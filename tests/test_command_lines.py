@@ -148,8 +148,8 @@ def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
     """Ctrl-C keeps finished epochs; the command that it prints ends with a record."""
     with (course / "dataset.py").open("a", encoding="utf-8") as file:
         file.write(FEW)  # an epoch of all images takes a minute and more
-    command = "train.py --model net --recipe sprint --epochs 2 --device cpu"
-    name = "net-sprint-2epochs-seed0"
+    command = "train.py --model net --recipe sprint --epochs 3 --device cpu"
+    name = "net-sprint-3epochs-seed0"
     checkpoint = course / "checkpoints" / f"{name}.pt"
     process = start(course, command)
     while not checkpoint.exists():
@@ -166,7 +166,7 @@ def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
     status, out, errors = typed(course, again)
     assert status == 0, errors
     record = json.loads((course / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    assert "Epoch 1/2" not in out
+    assert "Epoch 1/3" not in out
     assert f"{record['test_accuracy']:.2%} at the last epoch" in out
     assert record["test_accuracy"] > 0.15
     assert (course / "weights" / f"{name}.pt").exists()

@@ -145,8 +145,8 @@ def class_of_100(record):
     return (
         f"Medians of {RUNS}, one thread a process, on {record['cores']} cores "
         f"({record['device'].split(', ')[1]}). At this speed 100 networks as costly as `net` take "
-        f"{hours:.1f} hours for 10 epochs of 50,000 images each on one core, "
-        f"{hours * together / alone:.1f} on two."
+        f"{hours:.0f} hours for 10 epochs of 50,000 whole images each on one core, "
+        f"{hours * together / alone:.0f} on two; the sprint's crops have two thirds of the pixels."
     )
 
 

@@ -91,7 +91,7 @@ def numbers(groups):
     ]
     best = max((p for p in published() if p["parameters"] < 200_000), key=lambda p: p["accuracy"])
     name = f"best published below 200,000: {best['name']}"
-    table.append((name, f"{best['parameters']:,}", f"{100 * best['accuracy']:.1f}", "on a GPU"))
+    table.append((name, f"{best['parameters']:,}", f"{100 * best['accuracy']:.1f}", best["how"]))
     columns = ["", "parameters", "test accuracy, %", "training"]
     return markdown(pd.DataFrame(table, columns=columns), left=("training",))
 
@@ -190,7 +190,7 @@ def most_accurate(groups):
     sentences.append(
         "`gated` was trained with its three seeds at once on one GPU, compiled. The best that we "
         f"found published below 200,000 parameters is {100 * best['accuracy']:.1f} % "
-        f"({best['name']})."
+        f"({best['name']}: {best['how']})."
     )
     return "\n\n".join(sentences)
 
