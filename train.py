@@ -38,7 +38,7 @@ from core.checkpoint import (
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
 from core.export import export_onnx
-from core.forward import Evaluation, check_finite, classify, evaluating, forward
+from core.forward import Evaluation, check_finite, classify, evaluating, evaluation_batch, forward
 from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
@@ -81,21 +81,21 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
     return distributed.mean(total, count).tolist()
 
 
-def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=1000):
+def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=None):
     """Classifies images, only normalised. The model's mode and statistics stay as they are.
 
-    images: uint8 (N, 32, 32, 3).
-    labels: (N,) integers in 0..9.
+    images, labels: uint8 (N, 32, 32, 3), and (N,) integers in 0..9.
     augment: images are normalised as this augmentation normalises them.
     precision: as in a `Recipe`.
-    flip: average the logits with those of the mirrored image. That is test-time augmentation, to
-        be reported apart.
+    flip: average the logits with those of the mirrored image; to be reported apart.
+    batch_size: None for what suits the device.
 
     Raises ValueError where the network does not return logits (N, 10).
     """
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
-    batches = make_batches(images, labels, batch_size, augment, train=False, device=device)
+    size = batch_size or evaluation_batch(device)
+    batches = make_batches(images, labels, size, augment, train=False, device=device)
     logits, truth = classify(model, batches, precision, flip)
     predictions = logits.argmax(1)
     return Evaluation(

@@ -58,7 +58,7 @@ FAULTS = {
     ),
     "n_printing": ("while True: print('x' * 10**6)", ["printed more than anyone could read"]),
     "g_two": (GOOD + "class A(Network): pass\nclass B(Network): pass", []),  # Network is usual
-    "h_printing": ("for i in range(1_000_000): print('line', i)\n" + GOOD, []),
+    "h_printing": ("for i in range(200_000): print('line', i)\n" + GOOD, []),
 }
 TERMS = dict(epochs=1, minutes=3, memory=4, device="cpu")
 
@@ -118,13 +118,13 @@ def test_a_network_for_whole_images_is_trained_on_them(graded):
 
 
 @pytest.mark.slow
-def test_a_million_printed_lines_are_told_not_kept(graded):
+def test_many_printed_lines_are_told_not_kept(graded):
     report = graded[1]["h_printing"]
     assert report["verdict"] == "fail"
-    assert "It printed 1,000,000 lines" in report["notes"][0]
+    assert "It printed 200,000 lines" in report["notes"][0]
     assert len(report["output"]["text"]) < 9000
     assert report["output"]["text"].startswith("line 0\nline 1\n")
-    assert report["output"]["text"].endswith("line 999999\n")
+    assert report["output"]["text"].endswith("line 199999\n")
     assert report["accuracy"] == graded[1]["g_two"]["accuracy"]
 
 

@@ -32,6 +32,15 @@ def test_averages_are_weighted_by_samples(small):
     assert parts.loss == pytest.approx(whole.loss, abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_how_many_images_are_evaluated_at_a_time_changes_nothing(size, small):
+    few = small.test_images[:150], small.test_labels[:150]
+    network = Tiny()
+    usual, other = train.evaluate(network, *few), train.evaluate(network, *few, batch_size=size)
+    assert usual.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    assert usual.loss == pytest.approx(other.loss, abs=1e-6)
+
+
 def test_evaluate_leaves_the_network_as_it_was(small):
     network = t.MODELS["net"]().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
