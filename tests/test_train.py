@@ -36,7 +36,7 @@ def test_averages_are_weighted_by_samples(small):
 def test_how_many_images_are_evaluated_at_a_time_changes_nothing(size, small):
     few = small.test_images[:150], small.test_labels[:150]
     network = Tiny()
-    usual, other = train.evaluate(network, *few), train.evaluate(network, *few, batch_size=size)
+    usual, other = t.evaluate(network, *few), t.evaluate(network, *few, batch_size=size)
     assert usual.probabilities == pytest.approx(other.probabilities, abs=1e-6)
     assert usual.loss == pytest.approx(other.loss, abs=1e-6)
 
