@@ -7,7 +7,6 @@ that torch and others need to be imported. A child begins before this process ha
 threads do not survive a fork.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -38,6 +37,7 @@ def child(folder, words, null, files):
         signal.alarm(600)  # a command that hangs is killed
         for number, descriptor in enumerate([null, *(file.fileno() for file in files)]):
             os.dup2(descriptor, number)
+        status = 0
         try:
             run(folder, words)
         except SystemExit as stop:
@@ -48,10 +48,7 @@ def child(folder, words, null, files):
         except BaseException:
             sys.excepthook(*sys.exc_info())
             status = 1
-        else:
-            status = 0
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
+        sys.stdout.flush()
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     for file in files:
