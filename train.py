@@ -169,12 +169,12 @@ def fit(
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     variants = (make_batches, make_optimizer, make_schedule, train_epoch)
-    identity = identity_of(name, recipe, precision, validate, network, arrays, variants)
+    identity = identity_of(name, recipe, validate, network, arrays, variants)
     average = averaging.follow(network, optimizer, recipe.ema)
     states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     states |= dict(average=average) if recipe.ema else {}
     judged = average.module if recipe.ema else network
-    history = load_checkpoint(checkpoint, identity, states, device) if resume else []
+    history = load_checkpoint(checkpoint, identity, states, device, precision) if resume else []
     setup = time.perf_counter() - clock
 
     trained = spread(network)
@@ -207,7 +207,7 @@ def fit(
                 on_epoch(judged, history)
             history[-1] = as_kept(history[-1])
         if checkpoint and distributed.rank() == 0:
-            save_checkpoint(checkpoint, identity, states, history, device)
+            save_checkpoint(checkpoint, identity, states, history, device, precision)
     _, flipped = judge(judged, test_images, test_labels, recipe, precision, flip=True)
     size = count_parameters(judged)
     return judged.eval(), make_record(name, size, recipe, device, precision, part, history, flipped)

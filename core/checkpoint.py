@@ -37,19 +37,18 @@ DAMAGE = (
 )
 
 
-def identity_of(name, recipe, precision, validate, network, data, variants=()):
+def identity_of(name, recipe, validate, network, data, variants=()):
     """What decides a run, as JSON keeps it: only the same one goes on from its checkpoint.
 
     network: before its training; its layers, their settings and the code of its own classes count.
     data: the fingerprint of the images and labels.
     variants: the functions that `train.fit` calls; their names count, of other objects their repr.
     """
-    used = settings(recipe) | {"precision": precision}
     names = [getattr(one, "__qualname__", None) or repr(one) for one in variants]
     layers, code = architecture(network)
     return {
         "model": name,
-        "recipe": used,
+        "recipe": settings(recipe),
         "validate": validate,
         "network": fingerprint([layers.encode()]),
         "the network's code": fingerprint([code.encode()]),
@@ -157,7 +156,7 @@ def save_weights(path, network, model):
     write_tensors(path, dict(model=model, state={name: w.cpu() for name, w in state.items()}))
 
 
-def save_checkpoint(path, identity, states, history, device):
+def save_checkpoint(path, identity, states, history, device, precision):
     """Writes the state after an epoch.
 
     path: of the file; see `load_checkpoint` for the others.
@@ -165,7 +164,7 @@ def save_checkpoint(path, identity, states, history, device):
     state = {
         "identity": identity,
         "history": history,
-        "made": circumstances(device),
+        "made": circumstances(device, precision),
         "random": torch.get_rng_state(),
         "device_random": None,
         **{name: holder.state_dict() for name, holder in states.items()},
@@ -177,10 +176,11 @@ def save_checkpoint(path, identity, states, history, device):
     write_tensors(path, state)
 
 
-def load_checkpoint(path, identity, states, device):
+def load_checkpoint(path, identity, states, device, precision):
     """Restores `states` in place and returns the history, one dictionary for each finished epoch.
 
-    An epoch that was computed on another device, or with other versions, says so.
+    An epoch that was computed on another device, in another precision, or with other versions, says
+    so.
 
     Never unpickles anything but tensors and plain data.
 
@@ -188,6 +188,7 @@ def load_checkpoint(path, identity, states, device):
     identity: what decides the run; a checkpoint of another one is refused.
     states: {name: what has a state_dict: model, optimiser, schedule, scaler}.
     device: the torch.device of the run.
+    precision: the one that it goes on in.
 
     Raises CheckpointError for a file that is missing, damaged or of another run.
     """
@@ -212,14 +213,15 @@ def load_checkpoint(path, identity, states, device):
         )
     try:
         for name, holder in states.items():
-            holder.load_state_dict(state[name])
+            if name != "scaler" or state[name]:  # without float16 it has no state
+                holder.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         stayed = state["made"]["device"].startswith(device.type)
         if stayed and device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"], device)
         elif stayed and device.type == "mps":
             torch.mps.set_rng_state(state["device_random"])
-        here = circumstances(device)
+        here = circumstances(device, precision)
         others = {key: v for key, v in state["made"].items() if v != here[key]}
         return [others | epoch for epoch in state["history"]]
     except DAMAGE as error:
@@ -248,6 +250,4 @@ def differences(saved, asked):
         for key, value in ((key, asked.get(key)) for key in saved | asked)
         if saved.get(key) != value
     ]
-    if saved.get("precision") != asked["precision"]:
-        found.append(f"the environment variable PRECISION={saved.get('precision')} asks for that")
     return "; ".join(found)

@@ -146,7 +146,7 @@ def keep_freed_memory():
     Returned to the kernel, every page of them is faulted in, and wiped, again in the next step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: its largest legal value, 32 MB
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own, unmapped when freed
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 

@@ -44,13 +44,14 @@ def rank():
     return dist.get_rank() if size() > 1 else 0
 
 
-def circumstances(device):
-    """What a run is computed with: {"device": ..., "versions": {...}}, as a record says it."""
+def circumstances(device, precision):
+    """What a run is computed with, as a record says it: `device`, `precision` and `versions`."""
     company = f", {size()} processes" if size() > 1 else ""
     modules = torch, albumentations, np
     versions = {module.__name__: str(module.__version__) for module in modules}
     versions |= {"python": platform.python_version()}
-    return {"device": describe_device(device) + company, "versions": versions}
+    where = describe_device(device) + company
+    return {"device": where, "precision": precision, "versions": versions}
 
 
 @contextlib.contextmanager

@@ -21,27 +21,27 @@ from core.common import ROOT, is_number
 from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 
-THEN = ", then "  # between the devices of a run that moved
+THEN = ", then "  # between the devices, or the precisions, of a run that moved
 
 
 def make_record(name, parameters, recipe, device, precision, part, history, flip_accuracy):
     """What a run leaves: a dictionary, ready for JSON.
 
     name, parameters: of the network.
-    precision: the one that was used, where the recipe may say "auto".
+    precision: the one at the end, where the recipe may say "auto".
     part: "val" or "test": the images that it was judged by.
-    history: one dictionary for each epoch, with `device` and `versions` where they were others.
+    history: one dictionary for each epoch, with `device`, `precision` and `versions` where they
+        were others.
     flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
     """
-    here = circumstances(device)
-    devices = dict.fromkeys(epoch.get("device", here["device"]) for epoch in history)
+    here = circumstances(device, precision)
+    moves = {kind: dict.fromkeys(at.get(kind, here[kind]) for at in history) for kind in KINDS}
     return {
         "model": name,
         "parameters": parameters,
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
-        "device": THEN.join(devices),
-        "precision": precision,
+        **{kind: THEN.join(values) for kind, values in moves.items()},
         "versions": here["versions"],
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),

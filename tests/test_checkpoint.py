@@ -16,6 +16,7 @@ from torch import nn
 import train
 from core.checkpoint import architecture, identity_of
 from core.common import TrainingError
+from core.device import pick_precision
 from core.distributed import circumstances
 from experiments.teaching import Taught
 
@@ -154,12 +155,14 @@ def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path
         train.fit(Tiny, QUICK, small, checkpoint=path, progress=False, on_epoch=stop)
     state = torch.load(path, weights_only=True)
     state["identity"] |= {"python": "3.99", "the network's code": "compiled otherwise"}
-    made = {"device": "cuda: NVIDIA T4, capability 7.5", "versions": {"torch": "9.9"}}
+    made = {"device": "cuda: NVIDIA T4, capability 7.5", "precision": "float16"}
+    made |= {"versions": {"torch": "9.9"}}
     torch.save(state | {"made": made}, path)
     moved, record = resume(Tiny, small, path)
     assert len(state["history"]) == 1 and len(record["history"]) == 2
-    here = circumstances(torch.device("cpu"))
-    assert record["device"] == f"{made['device']}, then {here['device']}"
+    here = circumstances(torch.device("cpu"), pick_precision("cpu"))
+    for kind in ("device", "precision"):
+        assert record[kind] == f"{made[kind]}, then {here[kind]}"
     assert record["versions"] == here["versions"]
     first, second = record["history"]
     assert {key: first[key] for key in made} == made and not made.keys() & second.keys()
@@ -184,10 +187,10 @@ def test_a_key_that_is_missing(key, small, checkpoint):
         resume(Tiny, small, checkpoint)
 
 
-def test_another_precision_says_how_it_is_asked_for(small, checkpoint, monkeypatch):
-    monkeypatch.setenv("PRECISION", "float16")
-    with pytest.raises(TrainingError, match=r"'float16' here; .*variable PRECISION=\w+ asks for"):
-        resume(Tiny, small, checkpoint)
+def test_a_precision_that_the_recipe_names_is_kept_to(small, checkpoint):
+    recipe = dataclasses.replace(QUICK, precision="float32")
+    with pytest.raises(TrainingError, match="another run .precision: 'auto' there, 'float32' here"):
+        train.fit(Tiny, recipe, small, checkpoint=checkpoint, resume=True, progress=False)
 
 
 class Scaled(nn.Module):
@@ -287,7 +290,7 @@ def test_an_edited_network_is_another_run():
 
 def test_other_teachers_are_another_run():
     def variants(*names):
-        arguments = ("net", QUICK, "float32", False, Tiny(), "", [Taught(names), len, Tiny])
+        arguments = ("net", QUICK, False, Tiny(), "", [Taught(names), len, Tiny])
         return identity_of(*arguments)["variants"]
 
     assert variants("a", "b") == variants("a", "b") != variants("a", "c")

@@ -1,5 +1,6 @@
 """Which device, which precision; and every recipe on a GPU that is only pretended."""
 
+import contextlib
 import platform
 import subprocess
 import sys
@@ -110,13 +111,24 @@ def test_fit_records_the_precision_that_was_used(small, new_processor):
     assert record["device"] == d.describe_device("cpu")
 
 
-def test_a_checkpoint_of_another_precision_is_refused(small, new_processor, monkeypatch, tmp_path):
-    recipe = train.Recipe(epochs=1, batch_size=300, engine="device")
-    again = dict(data=small, device="cpu", checkpoint=tmp_path / "run.pt", progress=False)
-    train.fit(Tiny, recipe, **again)
-    monkeypatch.setenv("PRECISION", "float32")
-    with pytest.raises(train.TrainingError, match="precision: 'bfloat16' there, 'float32' here"):
-        train.fit(Tiny, recipe, resume=True, **again)
+@pytest.mark.parametrize("moves", [["float32", "float16", "bfloat16"], ["float16", "float32"]])
+def test_a_run_goes_on_in_the_precision_of_where_it_is(moves, small, monkeypatch, tmp_path):
+    """With or without the scale of the loss, which float16 alone needs."""
+    recipe = train.Recipe(epochs=len(moves), batch_size=300, engine="device")
+    options = dict(device="cpu", checkpoint=tmp_path / "run.pt", progress=False)
+    for number, precision in enumerate(moves):
+
+        def stop(model, history, after=number + 1):
+            if len(history) > after:
+                raise KeyboardInterrupt
+
+        monkeypatch.setenv("PRECISION", precision)
+        with contextlib.suppress(KeyboardInterrupt):
+            options |= dict(resume=number > 0, on_epoch=stop)
+            _, record = train.fit(Tiny, recipe, small, **options)
+    assert record["precision"] == ", then ".join(moves)
+    said = [epoch.get("precision", moves[-1]) for epoch in record["history"]]
+    assert said == moves
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch heeds it on x86")
