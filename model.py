@@ -147,7 +147,7 @@ class Net(FourBlocks):
 
     The first convolution halves the map at once, since maps of 32x32 cost most; in C1 to C3 what
     keeps its shape is residual; the dilated and the depthwise-separable convolution work at 8x8,
-    where they are cheap and see far.
+    where a weight is cheap and sees far.
     """
 
     def __init__(self):
