@@ -60,7 +60,7 @@ def load(name):
     try:
         calibration = json.loads(recorded.read_text(encoding="utf-8"))
         same = calibration["weights"] == fingerprint([path.read_bytes()])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise TrainingError(f"{recorded} is damaged: python -m tools.calibrate {name}") from None
     if not same:
         raise TrainingError(

@@ -88,7 +88,8 @@ def make_batches(
 def epoch_generator(seed, epoch):
     """The source of an epoch's random numbers. 1,000,003 is prime and more than anyone's epochs:
 
-    no epoch of one seed shares its stream with an epoch of another.
+    of seeds below 4,000 no epoch shares its stream with an epoch of another. (torch looks at 32
+    bits of the product; those of larger seeds may, but hardly will, meet.)
     """
     return torch.Generator().manual_seed(1_000_003 * seed + epoch)
 

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from core import averaging, common, distributed
+from core.arrays import checked_data
 from core.checkpoint import (
     DAMAGE,
     fingerprint,
@@ -38,14 +38,22 @@ from core.checkpoint import (
 from core.common import ROOT, TrainingError, find, write_json
 from core.device import autocast as autocast, keep_freed_memory, pick_device, pick_precision
 from core.export import export_onnx
-from core.forward import Evaluation, check_finite, classify, evaluating, evaluation_batch, forward
+from core.forward import (
+    Evaluation,
+    builder,
+    check_finite,
+    classify,
+    evaluating,
+    evaluation_batch,
+    forward,
+)
 from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
-from core.records import epoch_line, make_record, name_of, part_of, paths_of
+from core.records import epoch_line, make_record, name_of, part_of, paths_of, read_record
 from core.spread import same_buffers, share, spread
 from core.watching import as_kept
-from dataset import Cifar10, DataError, View, held_out, load_cifar10, make_batches
+from dataset import DataError, View, held_out, load_cifar10, make_batches
 from model import MODELS, count_parameters
 
 
@@ -140,10 +148,10 @@ def fit(
     The record (see core.records.make_record) has `seconds`: training alone, from the arrays in
     memory to the trained network, without the evaluations.
 
-    Raises ValueError (unknown names, wrong logits), TrainingError (checkpoint, device, folder, a
-    loss that is no number), DataError (no data).
+    Raises ValueError (unknown names, no network, wrong logits, data that are no Cifar10),
+    TrainingError (checkpoint, device, folder, a loss that is no number), DataError (no data).
     """
-    build = builder(model)
+    build = builder(model, MODELS)
     name = name_of(model)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}; it must be a Recipe, e.g. RECIPES['sprint'].")
@@ -153,7 +161,7 @@ def fit(
         keep_freed_memory()
     progress = progress and distributed.rank() == 0
     part = "val" if validate else "test"
-    data = load_cifar10(progress=progress) if data is None else Cifar10(*data)
+    data = load_cifar10(progress=progress) if data is None else checked_data(data)
     images, labels, test_images, test_labels = data = held_out(data) if validate else data
 
     arrays = fingerprint(data) if checkpoint else ""
@@ -221,18 +229,6 @@ def judge(network, images, labels, recipe, precision, flip=False):
     return distributed.judged(seen, labels, network)
 
 
-def builder(model):
-    """What builds the network `model`, a name or anything that can be called but a network."""
-    if isinstance(model, str):
-        return find(MODELS, model, "model")
-    if isinstance(model, torch.nn.Module) or not callable(model):
-        raise ValueError(
-            f"model is of class {type(model).__name__}; fit builds the network itself, to begin "
-            "afresh each time: give a name in MODELS, or the class, e.g. fit(Net, recipe)."
-        )
-    return model
-
-
 def train_and_record(model, recipe, name, device=None, *, resume=False, description="", **options):
     """Trains, then writes the record and the weights of the run `name`; see core.records.paths_of.
 
@@ -266,7 +262,9 @@ def load_weights(path):
         network = MODELS[saved["model"]]()
         network.load_state_dict(named_for(network, saved["state"]))  # some are halves
         record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
-        record = json.loads(record.read_text(encoding="utf-8"))
+        record = read_record(record)
+        if record["model"] != saved["model"]:
+            raise ValueError("the record is another network's")
     except DAMAGE as error:
         raise TrainingError(
             f"{path} holds no weights of a network in MODELS ({type(error).__name__}), or has no "

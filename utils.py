@@ -122,8 +122,9 @@ def show_mistakes(images, labels, probabilities, count=20, columns=4):
 
     Returns their indices.
     """
+    images, probabilities = checked_images(images), np.asarray(probabilities)
+    labels = checked_labels(labels, len(images))
     shown = mistakes(labels, probabilities)[:count]
-    images = checked_images(images)
     axes = grid_of(max(1, -(-len(shown) // columns)), columns, cell=WIDTH / columns, caption=0.45)
     for axis, index in zip(axes.flat, shown, strict=False):
         predicted = probabilities[index].argmax()
@@ -267,7 +268,7 @@ def plot_race(groups, mark=0.85):
     axis.axhline(100 * mark, color=GREY, linestyle=":")
     axis.set_xscale("log")
     ticks = (5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600, 7200)
-    ticks = [tick for tick in ticks if tick < 2 * axis.get_xlim()[1]]
+    ticks = [tick for tick in ticks if tick < max(10, 2 * axis.get_xlim()[1])]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
     axis.text(ticks[0], 100 * mark + 0.5, f"pass mark, {mark:.0%}", color=GREY)
@@ -298,8 +299,10 @@ def plot_pareto(groups, published):
     limit = axis.axvline(200_000, color=ORANGE, linestyle="--")
     axis.axhline(85, color=GREY, linestyle=":")
     axis.set_xscale("log")
-    axis.set(xlim=(40_000, 3_500_000), xlabel="parameters (log scale)", ylabel="test accuracy, %")
-    axis.set_ylim(69, 98)
+    sizes, accuracies = zip(*(ours | theirs).values(), strict=True)
+    axis.set(xlabel="parameters (log scale)", ylabel="test accuracy, %")
+    axis.set_xlim(min(40_000, 0.8 * min(sizes)), max(3_500_000, 1.25 * max(sizes)))
+    axis.set_ylim(min(69, min(accuracies) - 2), 98)
     axis.text(208_000, 97.2, "the assignment's 200,000", color=ORANGE, fontsize=10)
     ticks = (50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
     axis.set_xticks(ticks, ["50k", "100k", "200k", "500k", "1M", "2M"])

@@ -22,18 +22,19 @@ def split(labels, validation=5000, seed=0):
     Choices (architecture, recipe) are made on the validation images, never on the test set.
 
     labels: (N,) integers in 0..9.
-    validation: how many images are held out, a tenth of them of each class.
+    validation: how many images are held out, a tenth of them of each class; a multiple of 10.
 
     Raises ValueError for other labels, or a class that has too few images to hold so many out.
     """
     labels = checked_labels(labels)
-    count = validation // len(CLASSES)
     fewest = np.bincount(labels, minlength=len(CLASSES)).min()
-    if not 0 < count < fewest:
+    if validation not in range(len(CLASSES), len(CLASSES) * fewest, len(CLASSES)):
         raise ValueError(
-            f"{validation} images cannot be held out: that is {count} of each class, and one class "
-            f"has {fewest}; hold out at least 10, and fewer than there are."
+            f"{validation!r} images cannot be held out: it must be a multiple of 10, as many of "
+            f"each class, and one class has {fewest}; hold out at least 10, and fewer than there "
+            "are."
         )
+    count = int(validation) // len(CLASSES)
     generator = np.random.default_rng(seed)
     chosen = []
     for label in range(len(CLASSES)):
@@ -71,9 +72,19 @@ def checked_images(images):
     )
 
 
+def checked_data(data):
+    """`data` as a `Cifar10`. Raises ValueError for anything but four parts."""
+    if isinstance(data, tuple | list) and len(data) == 4:
+        return Cifar10(*data)
+    raise ValueError(
+        "data must be a Cifar10: training images, their labels, test images, their labels, as "
+        "load_cifar10 returns them."
+    )
+
+
 def held_out(data):
     """`data` for choosing: 45,000 of the training images, and in place of the test set the rest."""
-    images, labels = data.train_images, data.train_labels
+    images, labels = np.asarray(data.train_images), np.asarray(data.train_labels)
     chosen, rest = split(labels)
     return Cifar10(images[chosen], labels[chosen], images[rest], labels[rest])
 

@@ -132,16 +132,24 @@ def _alone(root):
     if not os.access(root, os.W_OK):
         yield
         return
-    lock = root / ".lock"
-    with FileLock(lock):
+    path = root / ".lock"
+    lock = FileLock(path, mode=0o666)  # the next one may be another user
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be locked ({error.strerror}); remove it when nobody loads the data "
+            "there any more, or set CIFAR10_ROOT to another folder."
+        ) from None
+    try:
         clear_leftovers(root / CACHE)
         for folder in root.glob(".download-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows lets nobody remove an open file
-                lock.unlink()
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows lets nobody remove an open file
+            path.unlink()
+        lock.release()
 
 
 def _try_local(path, read, failures):

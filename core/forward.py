@@ -10,10 +10,34 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from core.arrays import CLASSES
-from core.common import TrainingError
+from core.common import TrainingError, find
 from core.device import autocast
 from core.tracing import picture
 from core.undisturbed import undisturbed
+
+
+def builder(model, known):
+    """What builds the network `model`: a name in `known`, or what builds one when it is called.
+
+    Raises ValueError for anything else, what it returns when it builds no network.
+    """
+    if isinstance(model, str):
+        return find(known, model, "model")
+    if isinstance(model, torch.nn.Module) or not callable(model):
+        raise ValueError(
+            f"model is of class {type(model).__name__}; fit builds the network itself, to begin "
+            "afresh each time: give a name in MODELS, or the class, e.g. fit(Net, recipe)."
+        )
+
+    def build():
+        network = model()
+        if isinstance(network, torch.nn.Module):
+            return network
+        raise ValueError(
+            f"model builds a {type(network).__name__}; it must build a network, a torch.nn.Module."
+        )
+
+    return build
 
 
 class Evaluation(NamedTuple):

@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import pickle
 import threading
 from concurrent.futures.process import BrokenProcessPool
 
@@ -48,7 +49,15 @@ def _outcome(function, item, start_method=None):
             multiprocessing.set_start_method(start_method, force=True)
         return item, function(item)
     except Exception as error:
-        return item, error
+        return item, _carried(error) if start_method else error
+
+
+def _carried(error):
+    """`error`; if no other process can be sent it, a TrainingError of its text."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return TrainingError(f"{type(error).__name__}: {error}")
 
 
 def _locally(function, items, jobs):

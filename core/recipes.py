@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE
+from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
 from core.common import is_number
 from core.device import PRECISIONS
 
@@ -113,11 +113,6 @@ class Recipe:
                 raise ValueError(
                     f'{field} is the device engine\'s; set engine="device", or {field}={off}.'
                 )
-        if "cutout" in self.augment and any(crop <= HOLE for *_, crop in self.views):
-            raise ValueError(
-                f"views is {self.views!r}; {self.augment!r} blanks {HOLE}x{HOLE} pixels, and crops "
-                "must be larger than that."
-            )
         if self.views and "shift" in self.augment:
             raise ValueError(
                 f"views have shifts of their own, so that {self.augment!r} would not shift; set "
@@ -161,7 +156,7 @@ RANGES = {  # field: what it is, the least, the most
     "label_smoothing": (REAL, 0, 0.9999),
     "mixup": (REAL, 0, 0.5),
     "ema": (REAL, 0, 0.99999),
-    "seed": (WHOLE, 0, 1_000_000_000_000),  # a million times it is still a seed for torch
+    "seed": (WHOLE, 0, 2**32 - 1),  # torch's generator looks at no more of it
 }
 
 

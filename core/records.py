@@ -74,7 +74,7 @@ def is_recorded(path, recipe, validate, model):
     if not path.exists():
         return False
     try:
-        record = _read(path)
+        record = read_record(path)
     except ValueError:
         print(f"{path} is damaged: the run is done anew.", flush=True)
         return False
@@ -123,13 +123,14 @@ def load_records(pattern="*.json", root=None):
     groups = {}
     for path in sorted(root.glob(pattern)):
         name = re.sub(r"-seed\d+$", "", path.stem)
-        groups.setdefault(name, []).append(_read(path))
+        groups.setdefault(name, []).append(read_record(path))
     if not groups:
         raise FileNotFoundError(f"No record matches {root / pattern}; train.py writes them.")
     return {name: sorted(records, key=lambda r: r["seed"]) for name, records in groups.items()}
 
 
-def _read(path):
+def read_record(path):
+    """The record at `path`. Raises ValueError for anything else."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         part = part_of(record)

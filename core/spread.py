@@ -32,10 +32,13 @@ def spread(network):
 
 def normalise_over_all(network):
     """Puts a `WholeBatchNorm` in the place of each BatchNorm, where there are several processes."""
-    for module in list(network.modules()) if size() > 1 else ():
-        for name, child in module.named_children():
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-                setattr(module, name, WholeBatchNorm.like(child))
+    found = list(network.named_modules(remove_duplicate=False)) if size() > 1 else ()
+    made = {}  # a layer may have several names
+    for path, layer in found:
+        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            parent, _, name = path.rpartition(".")
+            made[layer] = made.get(layer) or WholeBatchNorm.like(layer)
+            setattr(network.get_submodule(parent), name, made[layer])
 
 
 def same_buffers(network):

@@ -12,10 +12,11 @@ from core.forward import classify
 def as_kept(epoch):
     """An epoch of a history as a record keeps it: numbers of NumPy and torch become Python's.
 
-    Raises ValueError for what neither can keep.
+    Raises ValueError for what JSON has no words for, infinity and NaN among it.
     """
     try:
-        return json.loads(json.dumps(epoch, default=lambda value: value.tolist()))
+        text = json.dumps(epoch, default=lambda value: value.tolist(), allow_nan=False)
+        return json.loads(text)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"on_epoch has put something into history[-1] that a record cannot keep ({error}); "

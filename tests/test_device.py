@@ -150,11 +150,11 @@ import resource, torch
 from core.device import keep_freed_memory
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(25_000_000)  # 100 MB, freed at once
+    torch.ones(12_500_000)  # 50 MB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-fetched = min(pages() for _ in range(20))
+fetched = min(pages() for _ in range(10))
 keep_freed_memory()
-print(fetched, min(pages() for _ in range(20)))  # before its place has settled, some are new
+print(fetched, min(pages() for _ in range(10)))  # before its place has settled, some are new
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     otherwise, kept = map(int, run.stdout.split())

@@ -23,7 +23,7 @@ from torch import nn
 import train
 from core import distributed
 from core.common import TrainingError
-from core.spread import WholeBatchNorm, spread
+from core.spread import WholeBatchNorm, normalise_over_all, spread
 from dataset import Cifar10, make_batches
 
 # 600 images: 13 batches of 46 and one of 2, of which the third of three processes has none.
@@ -253,6 +253,14 @@ def killed(folder, data):
     if os.environ["RANK"] == "1":
         train.share = lambda *_: os.kill(os.getpid(), 9)
     train.main("--model net --recipe sprint --epochs 2 --device cpu".split())
+
+
+def test_a_layer_of_two_names_stays_one(monkeypatch):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
+    network.again = network[0]
+    monkeypatch.setattr("core.spread.size", lambda: 2)
+    normalise_over_all(network)
+    assert type(network[0]) is WholeBatchNorm and network.again is network[0]
 
 
 def test_one_process_does_without(small):

@@ -11,7 +11,7 @@ from torch import nn
 import dataset
 import train
 import utils
-from core.arrays import split
+from core.arrays import Cifar10, held_out, split
 from core.optim import make_optimizer, make_schedule
 from core.recipes import Recipe
 
@@ -76,6 +76,9 @@ def test_lists_are_taken_for_arrays(small):
     assert np.array_equal(
         split(small.train_labels, 100)[1], split(small.train_labels.tolist(), 100)[1]
     )
+    images, labels = np.zeros((6000, 32, 32, 3), np.uint8), np.arange(6000) % 10
+    kept = held_out(Cifar10(list(images), labels.tolist(), images, labels))
+    assert [len(part) for part in kept] == [1000, 1000, 5000, 5000]
 
 
 WRONG_RECIPES = [
@@ -94,6 +97,7 @@ WRONG_RECIPES = [
     (dict(weight_decay=-1e-4), "weight_decay is -0.0001"),
     (dict(seed=10**20), "seed is 1"),
     (dict(seed=-1), "seed is -1"),
+    (dict(seed=2**32), "seed is 4294967296"),  # torch would take it for 0
     (dict(seed=1.0), "seed is 1.0"),
     (dict(epochs=10**29), "epochs is 1"),
     (dict(epochs=True), "epochs is True"),
@@ -121,11 +125,18 @@ def test_recipes_that_cannot_mean_it(change, message):
         (None, "model is of class NoneType"),
         (3, "model is of class int"),
         ("nett", "Unknown model 'nett'; did you mean net"),
+        (lambda: None, "model builds a NoneType; it must build a network"),
     ],
 )
 def test_what_builds_no_network(model, message, small):
     with pytest.raises(ValueError, match=message):
         train.fit(model, QUICK, small, progress=False)
+
+
+@pytest.mark.parametrize("parts", [0, 2, 5])
+def test_what_is_no_data_set(parts, small):
+    with pytest.raises(ValueError, match="data must be a Cifar10: training images, their labels"):
+        train.fit(Tiny, QUICK, [small.test_labels] * parts, progress=False)
 
 
 @pytest.mark.parametrize("recipe", ["sprint", None, dict(epochs=1)])
@@ -145,6 +156,8 @@ def test_too_few_images_to_hold_some_out(small):
         train.fit(Tiny, QUICK, small, validate=True, progress=False)
     with pytest.raises(ValueError, match="3 images cannot be held out"):
         split(small.train_labels, 3)
+    with pytest.raises(ValueError, match="15 images cannot be held out: it must be a multiple"):
+        split(small.train_labels, 15)
     with pytest.raises(ValueError, match="one class has 0"):
         split(small.train_labels[small.train_labels != 4], 100)
 
@@ -193,5 +206,7 @@ def test_pictures_of_missing_classes_and_wrong_shapes(small):
     assert utils.plot_confusion(labels, labels)[0, 0] == 20
     with pytest.raises(ValueError, match=r"The probabilities are \(20,\); they must be \(N, 10\)"):
         utils.show_mistakes(small.test_images[:20], labels, labels)
+    with pytest.raises(ValueError, match="There are 30 labels for 20 images"):
+        utils.show_mistakes(small.test_images[:20], [0] * 30, np.eye(10)[[0] * 30])
     with pytest.raises(ValueError, match="There are not 500 images of each class, but 60"):
         utils.show_samples(small.train_images, small.train_labels, each=500)

@@ -176,6 +176,11 @@ def test_impossible_and_full_folders(cifar, offline, monkeypatch):
     with pytest.raises(d.DataError, match="Cannot create the data folder"):
         d.load_cifar10(offline / "file" / "data", progress=False)
 
+    (offline / ".lock").mkdir()
+    with pytest.raises(d.DataError, match="lock cannot be locked .*set CIFAR10_ROOT to another"):
+        d.load_cifar10(offline, progress=False)
+    (offline / ".lock").rmdir()
+
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

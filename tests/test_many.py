@@ -87,8 +87,10 @@ def test_a_scheduler_that_does_not_answer(address):
 @needs("joblib")
 def test_an_item_that_always_kills_its_process_takes_no_other_with_it():
     deadly, *others = ["__import__('os').abort()", "1 + 1", "2 + 2", "3 + 3", "4 + 4"]
-    outcomes = dict(many.run_all(eval, [deadly, *others], jobs=2))
+    unsent = "(_ for _ in ()).throw(ValueError(open(__import__('os').devnull)))"  # with its file
+    outcomes = dict(many.run_all(eval, [deadly, unsent, *others], jobs=2))
     assert "Its process was killed" in str(outcomes.pop(deadly))
+    assert str(outcomes.pop(unsent)).startswith("ValueError: <_io.TextIOWrapper")
     assert outcomes == {sums: eval(sums) for sums in others}
 
 

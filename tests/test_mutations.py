@@ -110,6 +110,16 @@ def test_the_folder_of_the_weights_may_be_a_link(place):
     assert train.load_weights(place)[1]["model"] == "net"
 
 
+@pytest.mark.parametrize("record", ["[]", "{}", "compact-compact-seed0"])
+def test_weights_beside_what_is_not_their_record(record, place):
+    shutil.copy(GOOD, place)
+    other = ROOT / "results" / f"{record}.json"
+    text = other.read_text(encoding="utf-8") if other.exists() else record
+    (place.parents[1] / "results" / "net.json").write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingError, match="or has no record; train the model anew"):
+        train.load_weights(place)
+
+
 def test_weights_that_lie_elsewhere_have_no_record(tmp_path):
     shutil.copy(GOOD, tmp_path / "net.pt")
     with pytest.raises(TrainingError, match="lies outside"):

@@ -23,7 +23,7 @@ from core.recipes import EXPLAINED, RECIPES, Recipe, in_use
         (dict(views=((0, 32, 0, 24),)), "views have shifts of their own, so that 'flip_shift'"),
         (
             dict(views=((0, 32, 0, 16),), augment="flip_shift_cutout"),
-            "blanks 16x16 pixels, and crops must be larger",
+            "views have shifts of their own",
         ),
     ],
 )

@@ -137,6 +137,7 @@ def test_race_finds_the_first_crossing():
         "b": [record([0.5])],
     }
     assert utils.plot_race(runs) == {"a": [20.0, 30.0], "b": [None]}
+    assert utils.plot_race({"at once": [record([0.5, 0.9], 0.2)]}) == {"at once": [0.4]}
 
 
 def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
@@ -155,5 +156,10 @@ def test_pareto_draws_our_means_and_others_points_and_no_label_on_another():
     assert len(boxes) == len(drawn) + 1  # and the limit's
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     limit = axis.transData.transform((200_000, 0))[0]
+    small = {"small": [record([0.1]) | {"parameters": 500}]}
+    for name, point in utils.plot_pareto(ours | small, utils.published()).items():
+        axis = plt.gca()
+        axis.figure.canvas.draw()
+        assert axis.bbox.contains(*axis.transData.transform(point)), name
     assert not any(box.x0 < limit < box.x1 for box in boxes)
     assert all(axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 for box in boxes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import matplotlib.pyplot as plt
@@ -101,3 +102,5 @@ def test_what_is_added_is_kept_as_a_record_can(small, tmp_path):
     assert again["history"] == found["history"]
     with pytest.raises(ValueError, match=r"history\[-1\] that a record cannot keep"):
         train.fit(Tiny, QUICK, small, on_epoch=lambda _, h: h[-1].update(x=object()), **options)
+    with pytest.raises(ValueError, match=r"history\[-1\] that a record cannot keep .*float"):
+        train.fit(Tiny, QUICK, small, on_epoch=lambda _, h: h[-1].update(x=math.nan), **options)
