@@ -134,6 +134,19 @@ def claimed(path, name, wait=0):
         lock.release()
 
 
+def read_json(path, default=None):
+    """What the JSON file `path` holds; `default`, unless that is None, where there is no file.
+
+    Raises ValueError for a file that is damaged, or missing.
+    """
+    if default is not None and not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); restore it: git checkout.") from None
+
+
 def write_json(path, content):
     """Writes a record, a dictionary, as JSON; see `write_atomically`."""
     write_text(path, json.dumps(content, indent=1) + "\n")

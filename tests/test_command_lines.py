@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -232,3 +233,28 @@ def test_a_notebook_becomes_a_page(course):
     status, _, errors = typed(course, "-m tools.run_notebook broken.ipynb")
     assert (status, "a cell of broken.ipynb failed; nothing was written" in errors) == (1, True)
     assert not (course / "broken.html").exists()
+
+
+FAILING = {  # what is wrong with a notebook: what is said
+    "no kernel": "No such kernel named conda-env; choose python3 in faulty.ipynb",
+    "dies": "its kernel died .too little memory..; nothing was written",
+    "no page": "Cannot write .*faulty.html",
+    "a list": "faulty.ipynb is no notebook",
+}
+
+
+@pytest.mark.parametrize("fault", FAILING)
+def test_a_notebook_that_cannot_be_executed_is_one_sentence(fault, course, quickly):
+    cell = nbformat.v4.new_code_cell("import os; os.abort()" if fault == "dies" else "1")
+    book = nbformat.v4.new_notebook(cells=[cell])
+    if fault == "no kernel":
+        book.metadata.kernelspec = dict(name="conda-env", display_name="mine", language="python")
+    nbformat.write(book, course / "faulty.ipynb")
+    if fault == "a list":
+        (course / "faulty.ipynb").write_text("[]")
+    if fault == "no page":
+        (course / "faulty.html").mkdir()
+    status, _, errors = quickly(course, "-m tools.run_notebook faulty.ipynb")
+    if fault == "no page":
+        (course / "faulty.html").rmdir()
+    assert status == 1 and re.fullmatch(f"run_notebook: .*{FAILING[fault]}.*", errors.strip())

@@ -1,11 +1,13 @@
 """How a class is graded, without a process of any submission: what is asked, shared, believed."""
 
+import errno
 import json
 import os
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from torch import nn
 
 from core.common import claimed
 from tools import grade, grading, pages, submission
@@ -120,14 +122,75 @@ def test_which_files_are_meant(tmp_path):
     words = [tmp_path / "one", tmp_path / "two" / "net.py", f"{tmp_path}/three.py:Net"]
     found = grading.submissions_of([*map(str, words), str(tmp_path / "one")])
     assert [one.network for one in found] == [None, None, "Net"]
-    assert grading.names_of(found) == ["one-net", "two-net", "three"]
+    assert grading.names_of(found, tmp_path) == ["one-net", "two-net", "three"]
+    for hidden in ("._three.py", ".#three.py"):
+        (tmp_path / hidden).symlink_to("nowhere")
+    (tmp_path / "four.py").mkdir()
+    assert [one.path.name for one in grading.submissions_of([str(tmp_path)])] == ["three.py"]
+    with pytest.raises(ValueError, match="/one holds 2 files; give one"):
+        (tmp_path / "one" / "other.py").write_text("")
+        grade.grade(tmp_path / "one")
+
+
+def test_a_report_does_not_give_way_to_another_students(tmp_path):
+    for name in ("anna", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text("")
+    anna, bob = (grading.submissions_of([str(tmp_path / name)]) for name in ("anna", "bob"))
+    assert grading.names_of(anna, tmp_path) == grading.names_of(bob, tmp_path) == ["net"]
+    report = {"file": str(anna[0].path), "asked": {"network": None}}
+    (tmp_path / "net.json").write_text(json.dumps(report))
+    assert grading.names_of(anna, tmp_path) == ["net"]
+    assert grading.names_of(bob, tmp_path) == ["bob-net"]
+
+
+FOUND = {  # what a file defines: what is meant, or what is said
+    "class Swish(nn.Module): pass\nclass Mine(Net): pass": "Mine",
+    "class Block(nn.Module):\n  def __init__(self, c): super().__init__()\n"
+    "class Mine(nn.Module):\n  def __init__(self): Blok(3)": "Mine",
+    "class Swish(nn.Module): pass\nclass Loss(nn.Module): pass": "more than one network, Swish, L",
+    "class A(Net): pass\nclass B(Net): pass": "more than one network, A, B; name the one",
+    "class A(nn.Module):\n  def __init__(self, c): pass\nclass B(A): pass": "No network was found",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), FOUND.items())
+def test_which_network_is_meant(text, said, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"import torch.nn as nn\nimport model\nNet = model.Net\n{text}")
+    try:
+        found, _ = submission.find(submission.load(path), None)
+    except submission.Refused as error:
+        found = str(error)
+    assert said in found
+
+
+def test_a_network_that_grows_each_time_it_is_built_is_refused():
+    widths = []
+
+    def grows():
+        widths.append(8)
+        return nn.Linear(3, sum(widths))
+
+    with pytest.raises(submission.Refused, match="each time: 32 parameters, then 64"):
+        submission.rebuilt("Mine", grows, grows())
+    assert len(submission.rebuilt("Mine", nn.Identity, nn.Identity()).state_dict()) == 0
+
+
+def test_only_a_file_can_be_refused_for_writing(tmp_path):
+    with pytest.raises(OSError) as opened:
+        (tmp_path / "none" / "file").write_text("")
+    opened.value.errno = errno.EACCES
+    refused = PermissionError(errno.EACCES, "Permission denied")  # of a connection
+    assert [submission.kind_of(e) for e in (opened.value, refused)] == ["writing", "error"]
 
 
 def test_names_that_files_can_have(tmp_path):
     for name in ("index.py", "M\udcfcller.py"):
         (tmp_path / name).write_text("")
     found = grading.submissions_of([str(tmp_path)])
-    assert sorted(grading.names_of(found)) == ["M?ller", "index_"]  # index.html is the overview
+    names = grading.names_of(found, tmp_path)
+    assert sorted(names) == ["M?ller", "index_"]  # index.html is the overview
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,15 @@ def test_output_keeps_its_beginning_and_its_end():
     assert told["text"].startswith("0\n1\n")
     assert told["text"].endswith("4999\n")
     assert len(told["text"]) < 8100
+    ended = dict(output=told, changed=[])
+    assert "only the beginning and the end were kept" in notes(ended, {})[0]
+
+
+def test_an_output_that_was_kept_whole_is_not_called_short():
+    output = guard.Output()
+    output.add(b"x" * (guard.KEPT - 1) + "é and of 12 bytes …]\n".encode())
+    assert "xé and" in output.told()["text"]
+    assert notes(dict(output=output.told(), changed=[]), {}) == []
 
 
 def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypatch):
@@ -40,7 +49,7 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypa
     assert left == dict.fromkeys(("changed.py", "removed.py", "same.py"), "before") | {
         "new.py": "new"
     }
-    [note] = notes({"output": {"text": ""}, "changed": changed}, {})
+    [note] = notes({"output": {"text": "", "bytes": 0}, "changed": changed}, {})
     assert "changed.py, new.py, notes.txt, removed.py. Changed code is as it was" in note
 
 

@@ -85,6 +85,14 @@ def test_every_lesson_has_a_finding():
     assert readme.findings(groups).keys() == readme.LESSONS.keys()
 
 
+def test_what_is_not_recorded_yet_is_one_sentence(monkeypatch, no_windows):
+    monkeypatch.setattr("sys.argv", ["readme"])
+    monkeypatch.setattr(readme, "draw_images", lambda: None)
+    monkeypatch.setitem(readme.LESSONS, "experiments/12_new", "What is new?")
+    with pytest.raises(SystemExit, match="^readme: not all is recorded yet .'experiments/12_new"):
+        readme.main()
+
+
 def test_fill_replaces_between_markers_only():
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb"
     assert readme.fill(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"

@@ -6,7 +6,6 @@ One thread, in the precision that the processor multiplies fastest, channels-las
 results/bench/blocks.json, which keeps one measurement for each kind of processor.
 """
 
-import json
 import statistics
 import time
 
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from analysis import count_macs
-from core.common import ROOT, Parser, write_json
+from core.common import ROOT, Parser, read_json, write_json
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
 from experiments.designs import dilated
@@ -122,7 +121,7 @@ def main():
         print(name, flush=True)
         measured[name] = {f"{c} at {side}x{side}": measure(build, c, side) for c, side in MAPS}
     device = f"{describe_device('cpu')}, {pick_precision('cpu')}"
-    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    known = read_json(RESULT, {})
     write_json(RESULT, known | {device: measured})
     print(table(measured))
 

@@ -11,7 +11,6 @@ keeps one race for each kind of processor.
 """
 
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ import time
 import torch
 
 from analysis import operations
-from core.common import ROOT, Parser, whole_number, write_json
+from core.common import ROOT, Parser, TrainingError, read_json, whole_number, write_json
 from core.device import describe_device, pick_precision
 from core.recipes import RECIPES
 from core.records import race_table
@@ -95,13 +94,13 @@ def main():
     parser.add_argument("--seeds", type=whole_number, default=1, help="runs of each (default: 1)")
     seeds = parser.parse_args().seeds
     try:
+        races = read_json(RESULT, {})
         records, peaks = race(seeds)
-    except (DataError, ValueError) as error:  # ValueError: of the environment variable PRECISION
+    except (DataError, TrainingError, ValueError) as error:  # ValueError: of PRECISION, too
         sys.exit(f"bench_sprint: {error}")
     work = {name: operations(MODELS[model](), recipe) for name, (model, recipe) in RACERS.items()}
     summary = summary_of(records, work, statistics.median(peaks))
     device = describe_device("cpu")
-    races = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     write_json(RESULT, races | {device: summary})
     print(race_table({device: summary}))
 

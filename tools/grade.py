@@ -35,7 +35,6 @@ from tools.grading import (
     asked,
     grade_item,
     grade_one,
-    name_of,
     names_of,
     opened,
     report_in,
@@ -61,10 +60,13 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
 
     Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable).
     """
-    [one] = submissions_of([str(submission)])
+    found = submissions_of([str(submission)])
+    if len(found) > 1:
+        raise ValueError(f"{submission} holds {len(found)} files; give one, or grade_class all.")
+    [name] = names_of(found, Path(out))
     chosen = terms_of(**terms)
     with opened(data) as images:
-        return grade_one(one, name_of(one, 1), chosen, images, Path(out), tell)
+        return grade_one(*found, name, chosen, images, Path(out), tell)
 
 
 # ------------------------------------------------------------------------------------ a whole class
@@ -117,7 +119,7 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
         raise ValueError("Other processes cannot be handed data; leave out data, or jobs and dask.")
     out = out.resolve()  # they may be in another folder
     submissions = submissions_of(words)
-    names = names_of(submissions)
+    names = names_of(submissions, out)
     progress, reports = Progress(len(names)), {}
     with opened(data) as images:
         left = []

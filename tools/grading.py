@@ -97,7 +97,8 @@ def submissions_of(words):
             path, network = Path(word.rpartition(":")[0]), word.rpartition(":")[2]
         if not path.exists():
             raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
-        files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+        visible = (file for file in path.glob("*.py") if file.name[0] != "." and file.is_file())
+        files = sorted(visible) if path.is_dir() else [path]
         if not files or files[0].suffix != ".py":
             raise ValueError(f"{path} is no Python file, nor a folder with some.")
         if network is not None and not network.isidentifier():
@@ -114,15 +115,28 @@ def read(path):
         raise ValueError(f"Cannot read {path} ({error.strerror}); make it readable.") from None
 
 
-def names_of(submissions):
-    """A name for each report: of the file; with its folders or class where that is not enough."""
+def names_of(submissions, out):
+    """A name for each report: of the file; with its folders or class where that is not enough, or
+    the folder `out` has another submission's report of that name.
+    """
     parts = [1] * len(submissions)
     while True:
         names = [name_of(*pair) for pair in zip(submissions, parts, strict=True)]
-        twice = [names.count(name) > 1 for name in names]
-        if not any(twice) or max(parts) > 9:
+        taken = [
+            names.count(name) > 1 or is_of_another(out / f"{name}.json", one)
+            for one, name in zip(submissions, names, strict=True)
+        ]
+        if not any(taken) or max(parts) > 9:
             return names
-        parts = [n + more for n, more in zip(parts, twice, strict=True)]
+        parts = [n + more for n, more in zip(parts, taken, strict=True)]
+
+
+def is_of_another(path, one):
+    """Whether the file `path` is the report of another submission."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return (report["file"], report["asked"]["network"]) != (str(one.path), one.network)
+    return False
 
 
 def name_of(one, parts):

@@ -49,7 +49,7 @@ class Output:
     def told(self):
         left_out = self.bytes - len(self.head) - len(self.tail)
         gap = f"\n[… {left_out:,} bytes …]\n" if left_out else ""
-        text = self.head.decode(errors="replace") + gap + self.tail.decode(errors="replace")
+        text = (self.head + gap.encode() + self.tail).decode(errors="replace")
         return {"text": text, "bytes": self.bytes, "lines": self.lines}
 
 

@@ -3,7 +3,6 @@
 python -m tools.readme
 """
 
-import json
 import re
 import sys
 import textwrap
@@ -11,7 +10,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from core.common import ROOT, Parser, TrainingError, write_atomically, write_text
+from core.common import ROOT, Parser, TrainingError, read_json, write_atomically, write_text
 from core.records import (
     THEN,
     changes_table,
@@ -146,13 +145,12 @@ def course(groups):
         rows.append((link, question, sentences[notebook], minutes))
     table = pd.DataFrame(rows, columns=["lesson", "question", "finding", "minutes"])
     text = markdown(table, left=("question", "finding"))
-    places = " or ".join(sorted({place(one) for one in measured.values()}))
+    places = " or ".join(sorted({place(measured[f"{name}.ipynb"]) for name in LESSONS}))
     return f"{text}\n\nMinutes to execute it: on {places}. Points are of accuracy."
 
 
 def recorded(name):
-    """results/<name>.json"""
-    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(ROOT / "results" / f"{name}.json")
 
 
 def readme_parts():
@@ -343,6 +341,8 @@ def main():
         write_readme()
     except (TrainingError, ValueError, OSError) as error:
         sys.exit(f"readme: {error}")
+    except (KeyError, ZeroDivisionError) as error:
+        sys.exit(f"readme: not all is recorded yet ({error}); finish the tables and the lessons.")
 
 
 if __name__ == "__main__":

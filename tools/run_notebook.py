@@ -9,7 +9,6 @@ seconds are recorded in results/bench/lessons.json.
 """
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import nbformat
 import torch
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
 import dataset
 import train
-from core.common import ROOT, Parser, find, write_json, write_text
+from core.common import ROOT, Parser, TrainingError, find, read_json, write_json, write_text
 from core.device import describe_device, pick_device, pick_precision
 
 STARTING = 20  # seconds: the imports of a fresh kernel, reading the data, drawing
@@ -86,7 +86,7 @@ def keep(book, path, seconds):
     if not path.resolve().is_relative_to(ROOT):
         return  # it is no lesson of this course
     file = ROOT / "results" / "bench" / "lessons.json"
-    lessons = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    lessons = read_json(file, {})
     name = path.resolve().relative_to(ROOT).as_posix()
     lessons[name] = {"seconds": round(seconds, 1), "device": describe_device(pick_device())}
     write_json(file, dict(sorted(lessons.items())))
@@ -102,13 +102,23 @@ def main():
         sys.exit(f"run_notebook: there is no notebook {path}.")
     try:
         book = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError):
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError):
         sys.exit(f"run_notebook: {path} is no notebook.")
-    if path.name == "S9_Final.ipynb":
-        try:
-            announce(path)
-        except (ValueError, dataset.DataError) as error:
-            sys.exit(f"run_notebook: {error}")
+    try:
+        client = executed(book, path)
+        if options.save:
+            keep(book, path, time.monotonic() - client.begun)
+            print(f"{client.clock()} {path} is executed anew.")
+            return
+        page, _ = HTMLExporter().from_notebook_node(book)
+        write_text(path.with_suffix(".html"), page)
+        print(f"{client.clock()} Open {path.with_suffix('.html').resolve()} in a browser.")
+    except (TrainingError, ValueError, dataset.DataError) as error:
+        sys.exit(f"run_notebook: {error}")
+
+
+def executed(book, path):
+    """Executes the notebook in place; returns its client. Exits where that does not end well."""
     client = TellingClient(
         book,
         timeout=None,
@@ -117,18 +127,19 @@ def main():
         extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the reader's
     )
     try:
+        if path.name == "S9_Final.ipynb":
+            announce(path)
+        client.begun = time.monotonic()
         client.execute()
     except CellExecutionError as error:
         sys.exit(f"run_notebook: a cell of {path} failed; nothing was written.\n{error}")
-    except (KeyboardInterrupt, DeadKernelError):
+    except NoSuchKernel as error:
+        sys.exit(f"run_notebook: {error}; choose python3 in {path}, or install that one.")
+    except DeadKernelError:
+        sys.exit("run_notebook: its kernel died (too little memory?); nothing was written.")
+    except KeyboardInterrupt:
         sys.exit("run_notebook: stopped; nothing was written.")
-    if options.save:
-        keep(book, path, time.monotonic() - client.begun)
-        print(f"{client.clock()} {path} is executed anew.")
-        return
-    page, _ = HTMLExporter().from_notebook_node(book)
-    write_text(path.with_suffix(".html"), page)
-    print(f"{client.clock()} Open {path.with_suffix('.html').resolve()} in a browser.")
+    return client
 
 
 if __name__ == "__main__":

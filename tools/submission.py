@@ -90,7 +90,8 @@ def find(module, name):
     file = Path(module.__file__).name
     chosen = [key for key in USUAL if key in own] or list(own)
     if len(chosen) > 1:
-        chosen = [key for key in chosen if key in USUAL or builds(own[key])]
+        alone = [key for key in chosen if takes_nothing(own[key])]
+        chosen = [key for key in alone if key in USUAL or learns(own[key])] or alone
     if len(chosen) == 1:
         return chosen[0], own[chosen[0]]
     if chosen:
@@ -108,9 +109,18 @@ def defined(own):
     return f"it defines {', '.join(own) or 'no subclass of nn.Module'}."
 
 
-def builds(cls):
+def takes_nothing(cls):
+    """Whether the class asks for no argument: a block of a network does."""
+    with contextlib.suppress(TypeError, ValueError):
+        inspect.signature(cls).bind()
+        return True
+    return False
+
+
+def learns(cls):
+    """Whether it has parameters: an activation, or a loss, of one's own has none."""
     with contextlib.suppress(Exception):
-        return isinstance(cls(), nn.Module)
+        return any(True for _ in cls().parameters())
     return False
 
 
@@ -134,6 +144,18 @@ def build(name, make):
     if count_parameters(network) == 0:
         raise Refused(f"{name} has no parameters: there is nothing to be trained.")
     return network
+
+
+def rebuilt(name, make, network):
+    """Another network of the kind of `network`. Raises Refused where it has other parameters."""
+    another = make()
+    one, two = ([p.shape for p in net.parameters()] for net in (network, another))
+    if one != two:
+        raise Refused(
+            f"{name} builds another network each time: {count_parameters(network):,} parameters, "
+            f"then {count_parameters(another):,} (a list as a default value? a random choice?)."
+        )
+    return another
 
 
 # ------------------------------------------------------------------------------------ the judging
@@ -166,7 +188,7 @@ def judge(request, results):
         results.send(whole_images=True)
     options = dict(device=device, progress=False)
     options["on_epoch"] = lambda _, history: results.send(epoch=history[-1])
-    trained, record = train.fit(make, recipe, data, **options)
+    trained, record = train.fit(lambda: rebuilt(name, make, network), recipe, data, **options)
     results.stage("testing")
     seen = train.evaluate(trained, *data[2:], recipe.augment, record["precision"])
     confidence = np.nan_to_num(seen.probabilities.max(1).astype(float))
@@ -219,7 +241,8 @@ def kind_of(error):
     short = ("allocate memory", "bad_alloc", "out of memory", "not enough memory")
     if isinstance(error, MemoryError) or any(part in words.lower() for part in short):
         return "memory"
-    if isinstance(error, OSError) and error.errno in (EPERM, EACCES, EXDEV, EROFS):
+    named = isinstance(error, OSError) and error.filename  # a connection, or a signal, has no file
+    if named and error.errno in (EPERM, EACCES, EXDEV, EROFS):
         return "writing"
     return "size" if isinstance(error, OSError) and error.errno == EFBIG else "error"
 

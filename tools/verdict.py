@@ -12,6 +12,7 @@ import fastjsonschema
 import numpy as np
 
 from core.arrays import confusion_matrix, mistakes
+from tools.guard import KEPT
 
 SHOWN = 10  # mistakes
 NUMBER = {"type": ["number", "null"]}
@@ -142,7 +143,7 @@ def worst(labels, predictions, confidence):
 def notes(ended, facts):
     """What a teacher should know beside the verdict."""
     output, told = ended["output"], []
-    if "bytes …]" in output["text"]:
+    if output["bytes"] > 2 * KEPT:
         told.append(
             f"It printed {output['lines']:,} lines ({output['bytes']:,} bytes); "
             "only the beginning and the end were kept."
