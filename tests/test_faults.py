@@ -235,7 +235,7 @@ from core import checkpoint, common, download
 root = Path(sys.argv[1])
 small, large = torch.zeros(100), torch.zeros(200_000)
 states = dict(model=torch.nn.Linear(1, 1))
-device = torch.device("cpu")
+where = torch.device("cpu"), "float32"
 
 def tried(write):
     try:
@@ -244,7 +244,7 @@ def tried(write):
         print(type(error).__name__, error)
 
 for size in (small, large):
-    tried(lambda: checkpoint.save_checkpoint(root / "c.pt", {{}}, states, [dict(x=size)], device))
+    tried(lambda: checkpoint.save_checkpoint(root / "c.pt", {{}}, states, [dict(x=size)], *where))
     tried(lambda: checkpoint.write_tensors(root / "w.pt", dict(x=size)))
     tried(lambda: common.write_json(root / "r.json", dict(x=size.tolist())))
     tried(lambda: download._save_cache(root, download.Cifar10(*[size.numpy()] * 4)))
