@@ -1,4 +1,6 @@
-"""What a network says of images: logits, of the shape that they must have, and the loss."""
+"""What a network says of images: logits, of the shape that they must have, and the loss; and what
+builds one.
+"""
 
 import math
 from contextlib import contextmanager, suppress

@@ -21,10 +21,6 @@ from core.recipes import EXPLAINED, RECIPES, Recipe, in_use
         (dict(views=((0, 24, 0),)), "each is .start, side, pad, crop."),
         (dict(views=((0.5, 32, 0, 28),)), "the first starts at 0"),
         (dict(views=((0, 32, 0, 24),)), "views have shifts of their own, so that 'flip_shift'"),
-        (
-            dict(views=((0, 32, 0, 16),), augment="flip_shift_cutout"),
-            "views have shifts of their own",
-        ),
     ],
 )
 def test_recipes_are_checked(change, message):

@@ -7,6 +7,7 @@ results/bench/blocks.json, which keeps one measurement for each kind of processo
 """
 
 import statistics
+import sys
 import time
 
 import pandas as pd
@@ -114,6 +115,10 @@ def table(measured):
 
 def main():
     Parser("-m tools.bench_blocks", description=__doc__.splitlines()[0]).parse_args()
+    try:
+        known = read_json(RESULT, {})
+    except ValueError as error:
+        sys.exit(f"bench_blocks: {error}")
     torch.set_num_threads(1)
     keep_freed_memory()
     measured = {}
@@ -121,7 +126,6 @@ def main():
         print(name, flush=True)
         measured[name] = {f"{c} at {side}x{side}": measure(build, c, side) for c, side in MAPS}
     device = f"{describe_device('cpu')}, {pick_precision('cpu')}"
-    known = read_json(RESULT, {})
     write_json(RESULT, known | {device: measured})
     print(table(measured))
 

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from core import limits
-from core.arrays import checked_images, checked_labels
+from core.arrays import checked_data, checked_images, checked_labels
 from core.checkpoint import fingerprint
 from core.common import ROOT, check_writable, claimed, find, is_number, write_json
 from core.recipes import RECIPES, Recipe
@@ -132,10 +132,11 @@ def names_of(submissions, out):
 
 
 def is_of_another(path, one):
-    """Whether the file `path` is the report of another submission."""
+    """Whether `path` is the report of another file. (One of the same gives way: its network may
+    have been named since.)
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return (report["file"], report["asked"]["network"]) != (str(one.path), one.network)
+        return json.loads(path.read_text(encoding="utf-8"))["file"] != str(one.path)
     return False
 
 
@@ -157,7 +158,7 @@ class Images(NamedTuple):
 @contextlib.contextmanager
 def opened(data=None):
     """The `Images`, in a file that has no name and is gone with this process, however it ends."""
-    data = load_cifar10() if data is None else Cifar10(*data)
+    data = load_cifar10() if data is None else checked_data(data)
     for images, labels in (data[:2], data[2:]):
         checked_labels(labels, len(checked_images(images)))
     with tempfile.TemporaryFile() as file:

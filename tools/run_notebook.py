@@ -119,17 +119,16 @@ def main():
 
 def executed(book, path):
     """Executes the notebook in place; returns its client. Exits where that does not end well."""
-    client = TellingClient(
-        book,
-        timeout=None,
-        record_timing=False,
-        resources={"metadata": {"path": str(path.resolve().parent)}},
-        extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the reader's
-    )
     try:
         if path.name == "S9_Final.ipynb":
             announce(path)
-        client.begun = time.monotonic()
+        client = TellingClient(
+            book,
+            timeout=None,
+            record_timing=False,
+            resources={"metadata": {"path": str(path.resolve().parent)}},
+            extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the reader's
+        )
         client.execute()
     except CellExecutionError as error:
         sys.exit(f"run_notebook: a cell of {path} failed; nothing was written.\n{error}")
