@@ -3,7 +3,7 @@
     load_cifar10()      60,000 images as uint8 arrays, from the first source that answers
     split(labels)       the fixed, stratified 45,000/5,000 train/validation split
     make_batches(...)   an iterable of (images, labels) on the device, augmented afresh every epoch
-    AUGMENTATIONS       name -> albumentations pipeline
+    AUGMENTATIONS       name -> Augmentation, an albumentations pipeline
     python dataset.py   fetches and verifies the data
 
 One way for a batch: uint8 (N, 32, 32, 3) in memory -> augmented, normalised float (N, 3, 32, 32) on
@@ -33,7 +33,7 @@ from core.arrays import (
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
 from core.common import Parser
 from core.distributed import mine, rank
-from core.download import CACHE, DataError, data_root, load_cifar10
+from core.download import DataError, data_root, load_cifar10
 from core.photos import load_photos as load_photos, open_photo as open_photo
 from core.turning import colours, recoloured, turned, turns
 
@@ -337,7 +337,7 @@ def main():
     except DataError as error:
         sys.exit(str(error))
     seconds = time.perf_counter() - start
-    print(f"{data_root() / CACHE}: 50,000 + 10,000 images, verified in {seconds:.1f} s")
+    print(f"{data_root()}: 50,000 + 10,000 images, verified in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

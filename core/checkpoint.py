@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.common import CheckpointError, write_atomically
+from core.common import AGAIN, CheckpointError, write_atomically
 from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 from core.undisturbed import unwrapped
@@ -122,7 +122,8 @@ def write_tensors(path, content):
     """torch.save, by way of memory: a full disk then says so, and does not abort."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    advice = f"{AGAIN} (train.py with --resume)"
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()), advice)
 
 
 def read_tensors(path):

@@ -37,7 +37,7 @@ def is_number(value, whole=False):
     return not whole and isinstance(value, float) and math.isfinite(value)
 
 
-AGAIN = "make the folder writable, then repeat the command (--resume goes on from a checkpoint)"
+AGAIN = "make the folder writable, then repeat the command"
 
 
 def write_atomically(path, write, advice=AGAIN):

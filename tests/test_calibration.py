@@ -1,5 +1,7 @@
 """Confidence against how often it is right, on cases that are counted by hand."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,11 @@ def test_an_apps_temperature_is_fitted_on_every_other_image(small, monkeypatch):
     wrong = found["mistakes"]["cat"]
     assert (truth[wrong] == 3).all()
     assert (logits[wrong].argmax(1) != 3).all()
+
+
+def test_a_recipe_that_only_a_table_has_is_one_sentence(monkeypatch, small):
+    """Its augmentation is the table's."""
+    monkeypatch.setattr(calibrate, "load_cifar10", lambda: small)
+    monkeypatch.setattr(sys, "argv", ["calibrate", "03_augmentation/net-ssr-30-seed0"])
+    with pytest.raises(SystemExit, match="calibrate: .*augment"):
+        calibrate.main()

@@ -1,8 +1,18 @@
 """Files are written whole or not at all; unknown names get the nearest."""
 
+import contextlib
+import os
+
 import pytest
 
-from core.common import TrainingError, check_writable, find, write_atomically
+from core.common import (
+    ClaimedError,
+    TrainingError,
+    check_writable,
+    claimed,
+    find,
+    write_atomically,
+)
 
 
 def test_nothing_half_written_on_a_full_disk(tmp_path):
@@ -37,3 +47,24 @@ def test_an_unknown_name_gets_the_nearest_or_all():
         find(table, "sprnt", "recipe")
     with pytest.raises(ValueError, match="Unknown recipe 'x'; known: sprint, standard"):
         find(table, "x", "recipe")
+
+
+def test_nobody_holds_a_lock_whose_file_is_gone(tmp_path, monkeypatch):
+    """Else a third one makes the file anew, and two hold it: the first ends while the second has
+    opened the file, and has not locked it yet.
+    """
+    lock, opened = tmp_path / "it.lock", os.open
+    first = claimed(lock, "it")
+    first.__enter__()
+
+    def slowly(path, *more, **options):
+        found = opened(path, *more, **options)
+        monkeypatch.undo()
+        first.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(os, "open", slowly)
+    with contextlib.suppress(ClaimedError), claimed(lock, "it"):
+        assert lock.exists()
+    with claimed(lock, "it"):
+        assert lock.exists()

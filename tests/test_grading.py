@@ -1,8 +1,10 @@
 """How a class is graded, without a process of any submission: what is asked, shared, believed."""
 
 import errno
+import io
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -138,10 +140,25 @@ def test_a_report_does_not_give_way_to_another_students(tmp_path):
         (tmp_path / name / "net.py").write_text("")
     anna, bob = (grading.submissions_of([str(tmp_path / name)]) for name in ("anna", "bob"))
     assert grading.names_of(anna, tmp_path) == grading.names_of(bob, tmp_path) == ["net"]
-    report = {"file": str(anna[0].path)}
+    report = {"file": str(anna[0].path), "asked": {"sha256": grading.digest(anna[0])}}
     (tmp_path / "net.json").write_text(json.dumps(report))
     assert grading.names_of(anna, tmp_path) == ["net"]
-    assert grading.names_of(bob, tmp_path) == ["bob-net"]
+    assert grading.names_of(bob, tmp_path) == ["bob-net"]  # the same text, and both are there
+    (tmp_path / "anna").rename(tmp_path / "moved")
+    moved = grading.submissions_of([str(tmp_path / "moved")])
+    assert grading.names_of(moved, tmp_path) == ["net"]
+    (tmp_path / "moved" / "net.py").write_text("# another text")
+    moved = grading.submissions_of([str(tmp_path / "moved")])
+    assert grading.names_of(moved, tmp_path) == ["moved-net"]
+
+
+@pytest.mark.parametrize("reason", ["caf\udce9", "\ud800", "\x1b]0;title\x07"])
+def test_what_a_submission_says_cannot_break_the_class_off(reason, monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", screen)
+    grade.Progress(1).finished("a", reason, True)
+    line = screen.buffer.getvalue().decode()
+    assert "?" in line and line.rstrip("\n").isprintable()
 
 
 FOUND = {  # what a file defines: what is meant, or what is said

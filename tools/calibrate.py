@@ -63,7 +63,7 @@ def main():
                 f"{100 * before:.1f} points before, {100 * after:.1f} after",
                 flush=True,
             )
-    except (TrainingError, DataError) as error:
+    except (TrainingError, DataError, ValueError) as error:
         sys.exit(f"calibrate: {error}")
 
 

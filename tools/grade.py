@@ -58,7 +58,8 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
     last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10), "mistakes",
     "seconds", "memory" in bytes, and "output", what it printed.
 
-    Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable).
+    Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable, or
+    another process is at this file).
     """
     found = submissions_of([str(submission)])
     if len(found) > 1:
@@ -96,6 +97,8 @@ class Progress:
         clock = f"{span(elapsed)} elapsed"
         clock += f", about {span(left)} left" if self.graded and left else ""
         start = "\r" if sys.stdout.isatty() else ""
+        # A submission's words may hold half a character, or steer the terminal.
+        words = "".join(c if c.isprintable() else "?" for c in words)
         print(f"{start}[{self.done}/{self.count}] {name}: {words} ({clock})", flush=True)
 
 

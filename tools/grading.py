@@ -133,11 +133,17 @@ def names_of(submissions, out):
 
 def is_of_another(path, one):
     """Whether `path` is the report of another file. (One of the same gives way: its network may
-    have been named since.)
+    have been named since. The same file may have moved: then nothing is where it was.)
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return json.loads(path.read_text(encoding="utf-8"))["file"] != str(one.path)
+        report = json.loads(path.read_text(encoding="utf-8"))
+        same = report["asked"]["sha256"] == digest(one) and not Path(report["file"]).exists()
+        return report["file"] != str(one.path) and not same
     return False
+
+
+def digest(one):
+    return hashlib.sha256(one.source).hexdigest()
 
 
 def name_of(one, parts):
@@ -171,7 +177,7 @@ def asked(one, terms, data):
     """All that decides a report, as JSON keeps it."""
     judges = [path.read_bytes() for each in JUDGES for path in sorted(ROOT.glob(each))]
     asked = {
-        "sha256": hashlib.sha256(one.source).hexdigest(),
+        "sha256": digest(one),
         "network": one.network,
         "recipe": dataclasses.asdict(terms.recipe),
         "minutes": terms.minutes,
