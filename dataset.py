@@ -63,9 +63,9 @@ def make_batches(
     engine: "albumentations" works image by image in worker processes; "device" knows
         DEVICE_AUGMENTATIONS, and works on whole batches where the network is.
     train: True makes each pass one epoch, a new order and fresh random augmentation: a function of
-        (seed, `.epoch`) alone; set `.epoch` to replay one. Of each batch a process of several has
-        its share (core.distributed), which may be no image. With False the images come in order and
-        only normalised, as test images must.
+        (seed, `.epoch`) and, for albumentations, the number of workers; set `.epoch` to replay one.
+        Of each batch a process of several has its share (core.distributed), which may be no image.
+        With False the images come in order and only normalised, as test images must.
     workers: albumentations: how many processes; 0 for this one, None for one a core, but four at
         most. The draws depend on their number.
 

@@ -243,6 +243,7 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
     )
     record |= {"description": description} if description else {}
     if distributed.rank() == 0:
+        paths.record.unlink(missing_ok=True)  # it is not of the weights that come now
         save_weights(paths.weights, network, record["model"])
         write_json(paths.record, record)
         paths.checkpoint.unlink(missing_ok=True)  # else a run done anew would begin at this end

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import statistics
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +36,13 @@ def make_record(name, parameters, recipe, device, precision, part, history, flip
     flip_accuracy: with test-time augmentation, the mirrored view averaged in; 0..1.
     """
     here = circumstances(device, precision)
-    moves = {kind: dict.fromkeys(at.get(kind, here[kind]) for at in history) for kind in KINDS}
+    moves = {kind: [at.get(kind, here[kind]) for at in history] for kind in KINDS}
     return {
         "model": name,
         "parameters": parameters,
         "recipe": dataclasses.asdict(recipe),
         "seed": recipe.seed,
-        **{kind: THEN.join(values) for kind, values in moves.items()},
+        **{kind: THEN.join(at for at, _ in groupby(where)) for kind, where in moves.items()},
         "versions": here["versions"],
         "seconds": sum(epoch["seconds"] for epoch in history),
         "evaluation_seconds": sum(epoch["evaluation_seconds"] for epoch in history),

@@ -75,16 +75,16 @@ class Stretched:
 @torch.no_grad()
 def losses_of(model, batches, recipe, precision):
     """The loss of every training image, plain and shrunk to SIDE pixels: (N,)."""
-    arrays = batches.images.numpy(), batches.labels.numpy()
-    plain = DeviceBatches(*arrays, 1000, recipe.augment, False, 0, "cpu")
+    arrays = batches.images.cpu().numpy(), batches.labels.cpu().numpy()
+    plain = DeviceBatches(*arrays, 1000, recipe.augment, False, 0, batches.images.device)
     plain.view = View(SIDE, 0, SIDE)
     model.eval()
     losses = []
     for images, labels in plain:
-        with autocast("cpu", precision):
+        with autocast(images.device, precision):
             logits = model(images)
         losses.append(F.cross_entropy(logits.float(), labels, reduction="none"))
-    return torch.cat(losses)
+    return torch.cat(losses).cpu()
 
 
 # -------------------------------------------------------------------------------------- the network

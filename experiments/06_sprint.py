@@ -185,16 +185,16 @@ def pruned_epoch(model, batches, optimizer, schedule, scaler, recipe, precision,
     total, correct, count = 0.0, 0, 0
     for images, labels in batches:
         used = batches.used[count : count + len(labels)]
-        with autocast("cpu", precision):
+        with autocast(images.device, precision):
             logits = model(images)
         losses = F.cross_entropy(
             logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none"
         )
         optimizer.zero_grad(set_to_none=True)
-        (losses * batches.weights[used]).mean().backward()
+        (losses * batches.weights[used].to(losses.device)).mean().backward()
         optimizer.step()
         schedule.step()
-        batches.losses[used] = losses.detach()
+        batches.losses[used] = losses.detach().cpu()
         total += losses.sum().item()
         correct += (logits.argmax(1) == labels).sum().item()
         count += len(labels)

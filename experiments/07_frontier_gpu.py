@@ -8,8 +8,9 @@ epoch. The sweep may be started several times at once, each takes the next run: 
 these keep no GPU busy alone.
 
 The long run of `gated` itself has the recipe of `python train.py --model gated`, which does not
-compile and is slower; the network of its records was compiled. So were those here; `large-28`,
-`large-94` and what is trained after them replay a recording of their kernels, too.
+compile and is slower; the network of its records was compiled. So were those here, on a GPU;
+`large-28`, `large-94` and what is trained after them replay a recording of their kernels, too. The
+last epochs of `taught-94` and `large-94` were computed on a processor, as they are.
 """
 
 import torch

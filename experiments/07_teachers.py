@@ -3,7 +3,9 @@
 `python -m experiments.sweep experiments/07_teachers.py`
 
 `net`, all training images, judged by the test images at the last epoch. The three that learn from
-the labels are the teachers of the three that never see one.
+the labels are the teachers of the three that never see one: with `--jobs`, or in a second terminal,
+these fail until their teachers are there; then repeat the command. The teachers' weights are in
+nobody's git: to do `taught` anew, delete the records of `untaught`, too.
 """
 
 from experiments.sweep import Run

@@ -233,7 +233,9 @@ def train_once(name, run, recipe, device, several=False):
         try:
             return train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
         except CheckpointError as error:
-            print(f"{error} It is done anew.", flush=True)
+            aside = paths.checkpoint.with_suffix(".other.pt")
+            paths.checkpoint.replace(aside)  # days may stand in it, and one word have changed
+            print(f"{error} The run is done anew; that file is kept as {aside}.", flush=True)
             return train.train_and_record(run.model, recipe, name, device, **options)
 
 

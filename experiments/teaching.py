@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 import train
+from core.checkpoint import fingerprint
 
 
 class Answered(NamedTuple):
@@ -49,16 +50,23 @@ class Taught:
         self.names, self.prepare, self.teachers = names, prepare, []
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.names})"  # a checkpoint goes on with the same teachers
+        """A checkpoint goes on with the same teachers: their names, and what is in their files."""
+        files = [self.file(name) for name in self.names]
+        found = fingerprint(file.read_bytes() for file in files if file.exists())
+        return f"{type(self).__name__}({self.names}, {found})"
 
     def __call__(self, model, batches, optimizer, schedule, scaler, recipe, precision, progress):
         if not self.teachers:
             device = next(model.parameters()).device
-            self.teachers = [self.teacher(name).to(device) for name in self.names]
+            with torch.random.fork_rng(devices=[]):  # a network that is built draws its weights
+                self.teachers = [self.teacher(name).to(device) for name in self.names]
         batches = Answered(batches, self.teachers, precision)
         rest = (optimizer, schedule, scaler, recipe, precision, progress)
         return train.train_epoch(model, batches, *rest)
 
+    def file(self, name):
+        return train.ROOT / "weights" / f"{name}.pt"
+
     def teacher(self, name):
-        network, _ = train.load_weights(train.ROOT / "weights" / f"{name}.pt")
+        network, _ = train.load_weights(self.file(name))
         return self.prepare(network.to(memory_format=torch.channels_last))

@@ -111,7 +111,9 @@ def test_fit_records_the_precision_that_was_used(small, new_processor):
     assert record["device"] == d.describe_device("cpu")
 
 
-@pytest.mark.parametrize("moves", [["float32", "float16", "bfloat16"], ["float16", "float32"]])
+@pytest.mark.parametrize(
+    "moves", [["float32", "float16", "bfloat16"], ["float16", "float32", "float16"]]
+)
 def test_a_run_goes_on_in_the_precision_of_where_it_is(moves, small, monkeypatch, tmp_path):
     """With or without the scale of the loss, which float16 alone needs."""
     recipe = train.Recipe(epochs=len(moves), batch_size=300, engine="device")

@@ -18,6 +18,7 @@ from analysis import check_assignment, receptive_field
 from core.augment import pipeline
 from core.optim import make_optimizer
 from core.recipes import DEFAULTS, RECIPES, settings
+from core.records import part_of
 from dataset import AlbumentationsBatches, Cifar10, make_batches
 from experiments.sweep import load_table, recipe_of
 
@@ -39,6 +40,7 @@ def test_every_record_is_a_run_of_its_table(path):
         assert DEFAULTS | record["recipe"] == settings(recipe_of(run, int(seed))), file
         assert record["model"] == getattr(run.model, "__name__", run.model), file
         assert record["description"] == run.description, file
+        assert part_of(record) == ("val" if run.validate else "test"), file
         assert int(seed) < run.seeds, file
 
 

@@ -7,6 +7,7 @@ from conftest import ROOT, TABLE_HEAD
 
 import train
 from core.recipes import DEFAULTS, settings
+from core.records import part_of
 from experiments import sweep
 
 
@@ -65,4 +66,5 @@ def test_every_record_of_train_py_is_a_run_of_its_recipe(path):
     words += [w for part in more if part.endswith("epochs") for w in ("--epochs", part[:-6])]
     name, asked = train.asked(train.parse(words + ["--validate"] * ("val" in more)))
     assert (name, model) == (path.stem, record["model"])
+    assert part_of(record) == ("val" if "val" in more else "test")
     assert DEFAULTS | record["recipe"] == settings(asked)

@@ -116,12 +116,14 @@ def test_a_checkpoint_of_another_run_is_told_and_not_gone_on_from(course, capsys
     (_, run, recipe), *_ = sweep.plan(path)
     checkpoint = course / "checkpoints" / "table" / "plain-seed0.pt"
     sweep.train.fit(run.model, recipe, checkpoint=checkpoint, progress=False)
+    before = checkpoint.read_bytes()
     other = course / "elsewhere" / "table.py"
     other.parent.mkdir()
     other.write_text(lines.replace("CHANGE", 'dict(epochs=1, augment="flip")'))
     sweep.sweep(other)
     assert "belongs to another run" in capsys.readouterr().out
     assert (course / "results" / "table" / "plain-seed0.json").exists()
+    assert checkpoint.with_suffix(".other.pt").read_bytes() == before
 
 
 BAD = {

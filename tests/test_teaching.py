@@ -57,3 +57,29 @@ def test_teachers_that_are_not_there_are_told(teachers, small):
     for _ in range(2):  # a sweep goes on to the next seed, which must not have two teachers
         with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights of a network"):
             train.fit("net", MIXED, small, progress=False, train_epoch=taught)
+
+
+def test_teachers_that_were_trained_anew_are_others(teachers, small):
+    before = repr(Taught(teachers))
+    recipe = dataclasses.replace(QUICK, seed=7)
+    train.train_and_record("net", recipe, teachers[0], data=small, progress=False)
+    assert repr(Taught(teachers)) != before
+
+
+def test_a_taught_run_that_was_cut_off_goes_on_to_the_bit(teachers, small, tmp_path):
+    """A student with dropout: loading the teachers again must not take its random numbers."""
+    recipe = dataclasses.replace(MIXED, epochs=2)
+    options = dict(progress=False, device="cpu")
+    whole, _ = train.fit("dilated", recipe, small, **options, train_epoch=Taught(teachers))
+
+    def stop(model, history):
+        if len(history) > 1:  # the first one's checkpoint is written
+            raise KeyboardInterrupt
+
+    options |= dict(checkpoint=tmp_path / "run.pt")
+    with pytest.raises(KeyboardInterrupt):
+        train.fit("dilated", recipe, small, **options, on_epoch=stop, train_epoch=Taught(teachers))
+    options |= dict(resume=True)
+    again, _ = train.fit("dilated", recipe, small, **options, train_epoch=Taught(teachers))
+    same = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in same)

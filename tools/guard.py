@@ -5,7 +5,8 @@
 The guard is small, so that it answers while a submission does its worst: it reads what the
 submission prints and keeps the beginning and the end, adds up the memory and the number of all
 processes that descend from it, and kills every one of them at the end, those in a session of their
-own too (on macOS not those whose parent has ended). It does the same when its stdin ends: when the grader is gone, however it went.
+own too (on macOS not those whose parent has ended). It does the same when its stdin ends: when the
+grader is gone, however it went.
 """
 
 import base64
