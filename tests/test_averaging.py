@@ -9,7 +9,7 @@ from torch import nn
 
 import train
 from core.recipes import Recipe
-from dataset import make_batches
+from dataset import DeviceBatches, make_batches
 from experiments import sweep
 
 
@@ -157,5 +157,17 @@ def test_images_for_the_statistics_are_drawn_in_full_precision(small):
     """Not in the context in which the network computes: colours would be of few digits there."""
     more = dict(augment="flip_shift_turn_colour", ema=0.9, mixup=0.5, precision="bfloat16")
     recipe = dataclasses.replace(QUICK, **more)
-    _, record = train.fit(Normed, recipe, small, device="cpu", progress=False)
-    assert record["history"][-1]["train_loss"] < 2.5
+    drawn = []
+
+    class Noted(DeviceBatches):
+        def __iter__(self):
+            for images, labels in super().__iter__():
+                drawn.append((images.dtype, torch.is_autocast_enabled("cpu")))
+                yield images, labels
+
+    def make(images, labels, batch_size, augment, engine, seed, device):
+        return Noted(images, labels, batch_size, augment, True, seed, device)
+
+    train.fit(Normed, recipe, small, device="cpu", progress=False, make_batches=make)
+    assert len(drawn) > recipe.epochs * len(small.train_labels) / recipe.batch_size  # and again
+    assert set(drawn) == {(torch.float32, False)}

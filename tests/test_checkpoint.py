@@ -1,12 +1,14 @@
 """A run that was cut off goes on to the identical end; nothing else is gone on from."""
 
 import dataclasses
+import inspect
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from conftest import QUICK, ROOT, Tiny
 from torch import nn
 
 import train
-from core.checkpoint import architecture, identity_of
+from core.checkpoint import architecture, comparable, identity_of
 from core.common import TrainingError
 from core.device import pick_precision
 from core.distributed import circumstances
+from experiments import sweep
 from experiments.teaching import Taught
+from model import MODELS
 
 SCRIPT = """
 import sys
@@ -295,3 +299,22 @@ def test_other_teachers_are_another_run():
 
     assert variants("a", "b") == variants("a", "b") != variants("a", "c")
     assert variants("a")[1:] == ["len", "Tiny"]
+
+
+def test_an_unfinished_run_that_is_in_git_can_be_gone_on_with():
+    """One word changed in the code of its network, and days of training are lost."""
+    command = ["git", "ls-files", "checkpoints/*.pt"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for path in map(Path, listed):
+        table = ROOT / "experiments" / f"{path.parent.name}.py"
+        name = f"{path.parent.name}/{path.stem}"
+        run, recipe = {line[0]: line[1:] for line in sweep.plan(table)}[name]
+        saved = torch.load(ROOT / path, weights_only=True)["identity"]
+        defaults = inspect.signature(train.fit).parameters
+        parts = ("make_batches", "make_optimizer", "make_schedule", "train_epoch")
+        variants = [run.variants.get(part, defaults[part].default) for part in parts]
+        network = train.builder(run.model, MODELS)()
+        name = train.name_of(run.model)
+        asked = identity_of(name, recipe, run.validate, network, saved["data"], variants)
+        saved, asked = comparable(saved, asked)
+        assert saved == asked, path

@@ -9,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
 
 import model
 import train
 from analysis import check_assignment, receptive_field
-from core.augment import pipeline
+from core.augment import AUGMENTATIONS, pipeline
 from core.optim import make_optimizer
 from core.recipes import DEFAULTS, RECIPES, settings
 from core.records import part_of
@@ -308,6 +309,22 @@ def test_only_the_harder_half_is_trained_on_and_the_schedule_comes_to_its_end(sm
     assert chosen.sum() == leaner.HARD * len(small.train_labels)
     assert hardness[0][chosen].min() >= hardness[0][~chosen].max()
     assert rates[-1] == pytest.approx(0, abs=1e-6)  # as many steps of the schedule as planned
+
+
+def test_an_image_is_as_hard_as_its_own_loss_at_that_size(small, leaner):
+    recipe = RECIPES["lean"]
+    batches = make_batches(small.train_images, small.train_labels, 64, recipe.augment, "device")
+    network = model.Net()
+    found = leaner.losses_of(network, batches, recipe, "float32")
+    mean, std = AUGMENTATIONS[recipe.augment].mean, AUGMENTATIONS[recipe.augment].std
+    images = torch.tensor(small.train_images).permute(0, 3, 1, 2).float()  # (N, 3, 32, 32)
+    size = (leaner.SIDE, leaner.SIDE)
+    images = F.interpolate(images, size, mode="bilinear", antialias=True).round()
+    images = (images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        logits = network.eval()(images)
+    expected = F.cross_entropy(logits, torch.tensor(small.train_labels).long(), reduction="none")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gelu_takes_the_place_of_every_relu(leaner):
