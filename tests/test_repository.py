@@ -188,7 +188,7 @@ FLOORS = {
     "experiments.sweep": {"train", "dataset", "model", "core"},
     "experiments.mixed": {"model"},
     "experiments.designs": {"model"},
-    "experiments.teaching": {"train"},
+    "experiments.teaching": {"train", "core.checkpoint"},
 }
 TABLE = {
     "experiments.sweep",

@@ -29,8 +29,8 @@ def solutions(lesson):
     cells = nbformat.read(ROOT / f"{lesson}.ipynb", 4).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     begin = text.find("## Exercises")
-    if begin < 0:  # the lesson is one: the part whose solution is folded
-        begin = text.rfind("\n## ", 0, text.find("<details>")) + 1
+    if begin < 0:  # the lesson is one: the part whose solution is folded, without its heading
+        begin = text.find("\n", text.rfind("\n## ", 0, text.find("<details>")) + 1)
     for found in FOLDED.finditer(text):
         question = text[begin : found.start()].removeprefix("## Exercises").strip()
         begin = found.end()
