@@ -46,7 +46,8 @@ def hard_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, p
     """train.train_epoch on the hardest images alone, once the first epochs are over.
 
     After Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers",
-    arXiv:1910.00762. The look at all images is a forward pass at SIDE pixels: cheap, and fresh.
+    arXiv:1910.00762, who draw, so that easy images still come. The look at all images is a forward
+    pass at SIDE pixels: cheap, and fresh.
     """
     steps_of_all = -(-len(batches.labels) // batches.batch_size)
     if batches.epoch >= BEGINS:
