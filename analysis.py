@@ -47,6 +47,8 @@ class Layer:
     output: its shape without the batch, (C, H, W) or (features,).
     kernel, stride, dilation: the larger side; 1 for what has no window or pools the whole map.
     groups: 1 for what is no convolution.
+    inputs: channels, or features, before it.
+    sides: of the kernel, (rows, columns); () for what has no window.
     parameters: shared ones count where they are first used.
     macs: multiply-accumulates for one image.
     receptive_field: of the middle of the output, this layer included, in input pixels: the larger
@@ -61,6 +63,8 @@ class Layer:
     stride: int
     dilation: int
     groups: int
+    inputs: int
+    sides: tuple
     parameters: int
     macs: int
     receptive_field: int
@@ -124,6 +128,7 @@ def make_layer(event, name, sight, parameters):
     else:
         label, sources, operation = plain(event), {event.number}, event
     windowed = operation is not None and operation.kernel and not operation.pools_all
+    before = operation.before if operation else event.output
     field = sight.field(sources)
     return Layer(
         name=name,
@@ -133,6 +138,8 @@ def make_layer(event, name, sight, parameters):
         stride=max(operation.stride) if windowed else 1,
         dilation=max(operation.dilation) if windowed else 1,
         groups=operation.groups if windowed else 1,
+        inputs=next(iter(before[1:]), 1),
+        sides=operation.kernel if windowed else (),
         parameters=parameters,
         macs=operation.macs if operation else 0,
         receptive_field=field.side,

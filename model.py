@@ -21,7 +21,7 @@ def conv_block(
 ):
     """Convolution, batch normalisation, ReLU, dropout: (N, inputs, H, W) -> (N, outputs, H', W').
 
-    padding: in pixels; None keeps the size at stride 1.
+    padding: in pixels; None keeps the size at stride 1, of an odd kernel.
     bias: of the convolution. Batch normalisation has one of its own, so it is not needed.
     dropout: the probability of each value to be zeroed; 0 leaves the layer out.
     """
@@ -46,7 +46,7 @@ def separable_block(
     kernel²·inputs·outputs. The published networks put neither normalisation nor ReLU between the
     two, and neither do we.
 
-    kernel, stride, padding: of the depthwise convolution; padding None keeps the size at stride 1.
+    kernel, stride, padding: of the depthwise convolution; padding None: as in `conv_block`.
     pointwise_stride: of the 1x1 convolution.
     bias, dropout: as in `conv_block`.
     """

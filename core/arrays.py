@@ -7,6 +7,14 @@ import numpy as np
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
+def as_array(values):
+    """A NumPy array of a tensor, too, wherever it lies."""
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
 class Cifar10(NamedTuple):
     """uint8 arrays in the official order: images (N, 32, 32, 3) RGB, labels (N,) in 0..9."""
 
@@ -45,7 +53,7 @@ def split(labels, validation=5000, seed=0):
 
 def checked_labels(labels, count=None):
     """`labels` as int64 (N,). Raises ValueError for anything but N = `count` classes in 0..9."""
-    array = np.asarray(labels)
+    array = as_array(labels)
     if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iuf":
         raise ValueError(
             f"The labels are {array.dtype} {array.shape}; they must be whole numbers in 0..9, (N,)."
@@ -63,7 +71,7 @@ def checked_labels(labels, count=None):
 
 def checked_images(images):
     """`images` as an array. Raises ValueError for anything but uint8 (N, 32, 32, 3)."""
-    array = np.asarray(images)
+    array = as_array(images)
     if array.dtype == np.uint8 and array.shape[1:] == (32, 32, 3) and len(array):
         return array
     raise ValueError(

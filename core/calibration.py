@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from core.arrays import CLASSES, checked_labels
+from core.arrays import CLASSES, as_array, checked_labels
 
 
 class Bin(NamedTuple):
@@ -26,7 +26,7 @@ class Bin(NamedTuple):
 
 
 def _logits(logits):
-    array = np.asarray(logits, np.float64)
+    array = as_array(logits).astype(np.float64)
     if array.ndim != 2 or array.shape[1] != len(CLASSES) or not np.isfinite(array).all():
         raise ValueError(
             f"The logits are {array.shape}; they must be finite numbers, (N, {len(CLASSES)})."

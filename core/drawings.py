@@ -193,15 +193,26 @@ def show_maps(network, images, each=7):
     Returns the maps of the four blocks, each (C, H, W). Raises ValueError for a network without
     these blocks, or one that is training.
     """
-    blocks, maps = ("c1", "c2", "c3", "c4"), {}
-    if network.training or not all(hasattr(network, name) for name in blocks):
+    blocks = {name: getattr(network, name, None) for name in ("c1", "c2", "c3", "c4")}
+    if network.training or not all(isinstance(b, torch.nn.Module) for b in blocks.values()):
         raise ValueError(
             f"{type(network).__name__} must have the blocks {', '.join(blocks)} (see "
             "model.FourBlocks), and evaluate: call network.eval() first."
         )
-    for name in blocks:
-        images = getattr(network, name)(images)
-        maps[name.upper()] = images[0].float().cpu().numpy()
+    maps = {}
+
+    def keep(name):
+        def hook(_module, _inputs, output):  # a copy: the next layer may work in its place
+            maps.setdefault(name.upper(), output[0].float().cpu().numpy().copy())
+
+        return hook
+
+    hooks = [block.register_forward_hook(keep(name)) for name, block in blocks.items()]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     axes = grid_of(len(maps), each, cell=WIDTH / (each + 1))
     for row, (name, block) in zip(axes, maps.items(), strict=True):
         strongest = np.sort(np.argsort(-block.std((1, 2)))[:each])
@@ -243,9 +254,9 @@ def words_of(layer):
     """A layer with weights in words: "3×3 depthwise, stride 2"."""
     if layer.operation != "Conv2d":
         return layer.operation.lower()
-    words = f"{layer.kernel}×{layer.kernel}"
+    words = "×".join(map(str, layer.sides))
     if layer.groups > 1:
-        words += " depthwise" if layer.groups == layer.output[0] else f", {layer.groups} groups"
+        words += " depthwise" if layer.groups == layer.inputs else f", {layer.groups} groups"
     words += f", stride {layer.stride}" if layer.stride > 1 else ""
     return words + (f", dilation {layer.dilation}" if layer.dilation > 1 else "")
 
@@ -256,7 +267,8 @@ def words_of(layer):
 @styled
 def show_schedule(recipe, steps_per_epoch):
     """The learning rates over the epochs. Returns them, (steps, groups of parameters)."""
-    layer = torch.nn.Conv2d(2, 2, 3)  # a filter and a bias: a parameter of each group
+    # A filter and a bias: a parameter of each group. Their values do not count, and are not drawn.
+    layer = torch.nn.utils.skip_init(torch.nn.Conv2d, 2, 2, 3)
     optimizer = make_optimizer(layer, recipe)
     schedule = make_schedule(optimizer, recipe, steps_per_epoch)
     rates = []

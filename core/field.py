@@ -194,7 +194,7 @@ def seen(operation, axis, output, jumps):
 
 def coarsened(operation, axis):
     """By how much the jump grows in an operation."""
-    if resamples(operation):
+    if resamples(operation) and len(operation.before) == 4:
         return operation.before[2 + axis] / operation.output[2 + axis]
     if operation.pools_all or operation.transposed or len(operation.stride) != 2:
         return 1

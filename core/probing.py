@@ -7,12 +7,12 @@ Push: a change of one map; which of the later results change with it?
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.tracing import CONVOLUTIONS, COPIES, UNCOUNTED, memory_of, tensors
+from core.tracing import BATCH_NORMS, CONVOLUTIONS, COPIES, UNCOUNTED, memory_of, tensors
 from core.undisturbed import unchanged
 
 # Pointwise operations that make a number of NaN, besides those that answer yes or no.
 FORGETFUL = ("where", "sign", "sgn", "heaviside", "nan_to_num", "fmax", "fmin", "copysign")
-NORMS = ("native_group_norm", "native_batch_norm", "_native_batch_norm_legit")
+NORMS = ("native_group_norm", *BATCH_NORMS)
 
 
 class Rerun(TorchDispatchMode):
@@ -28,6 +28,7 @@ class Rerun(TorchDispatchMode):
 
     def run(self, network, image):
         """An exception in `forward` ends it, as of a Linear layer after a map of another size."""
+        image = image.clone()  # what is done to it in place is done to this run's alone
         try:
             with self, unchanged(list(network.modules())):
                 network(image)
@@ -138,11 +139,15 @@ def normalised(func, args, kwargs):
 
 
 class Push(Rerun):
-    """Adds `change` to the result of operation `at`, and keeps the results of `watched`."""
+    """Adds `change` to the result of operation `at`, and keeps the results of `watched`.
+
+    rough: whether some of these have fewer digits than float32.
+    """
 
     def __init__(self, names, at, change, watched):
         super().__init__(names)
         self.at, self.change, self.watched, self.kept = at, change, watched, {}
+        self.rough = False
 
     def step(self, number, name, func, args, kwargs):
         output = func(*args, **kwargs)
@@ -151,4 +156,5 @@ class Push(Rerun):
             result += self.change.to(result.dtype)
         if number in self.watched:
             self.kept[number] = result.cpu().double()  # MPS has no float64
+            self.rough = self.rough or result.dtype in (torch.bfloat16, torch.float16)
         return output

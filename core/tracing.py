@@ -25,11 +25,15 @@ from core.undisturbed import unchanged
 
 CONVOLUTIONS = ("convolution", "_convolution")
 POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_pool1d")
+POOLS += ("max_pool2d",)  # on MPS, where a linear layer is no addmm, either
 ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
 MAXIMA = ("amax", "max", "topk")
 UNCOUNTED = ("detach", "alias", "lift_fresh")  # torch adds them as it likes
 COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
-LOCAL = ("native_batch_norm", "native_group_norm", "native_layer_norm", "native_dropout")
+BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
+BATCH_NORMS += ("cudnn_batch_norm", "miopen_batch_norm")  # what a GPU calls it
+LOCAL = (*BATCH_NORMS, "native_group_norm", "native_layer_norm", "native_dropout")
+LOCAL += ("_fused_rms_norm",)
 # Activations that torch does not tag as pointwise.
 LOCAL += ("hardswish", "hardswish_", "mish_", "_prelu_kernel", "log_sigmoid_forward")
 LOCAL += ("rrelu_with_noise", "rrelu_with_noise_")
@@ -92,7 +96,7 @@ class Operation:
     @property
     def multiplies(self):
         """Whether it multiplies what comes from the image with what comes from the image."""
-        return self.macs > 0 and not self.parameters
+        return self.macs > 0 and self.operands > 1 and not self.parameters
 
     @property
     def positions_before(self):
@@ -267,6 +271,8 @@ def arithmetic(func, args, kwargs, output):
     name, found = func.overloadpacket.__name__, {}
     if func.overloadpacket in flop_registry:
         found["macs"] = flop_registry[func.overloadpacket](*args, **kwargs, out_val=output) // 2
+    elif name == "linear":
+        found["macs"] = output.numel() * args[1].shape[1]
     if name in CONVOLUTIONS:
         weight, stride, dilation = args[1], args[3], args[5]
         found |= dict(kernel=tuple(weight.shape[2:]), stride=tuple(stride))

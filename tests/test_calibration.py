@@ -100,6 +100,13 @@ def test_what_are_no_probabilities(bad):
         calibration_error(sure(0.5, 4), labels(2, 4), bins=0)
 
 
+def test_logits_may_be_a_tensor_as_classify_returns_it():
+    logits = torch.randn(5, 10, requires_grad=True)
+    expected = calibrated(logits.detach().numpy())
+    assert np.array_equal(calibrated(logits), expected)
+    assert calibration_error(expected, torch.arange(5)) == calibration_error(expected, range(5))
+
+
 def test_an_apps_temperature_is_fitted_on_every_other_image(small, monkeypatch):
     """And judged on those between, which here are calibrated as they are."""
     generator = torch.Generator().manual_seed(0)

@@ -8,10 +8,13 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, Tiny
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from core import device as d
+from core.tracing import BATCH_NORMS, arithmetic
 from dataset import View, make_batches, to_device
 from model import MODELS
 
@@ -248,3 +251,28 @@ def test_a_forgotten_tensor_is_found(small):
 
     with pytest.raises(RuntimeError, match="device"):
         on_a_pretended_gpu(small, train.RECIPES["frontier"], Forgetful)
+
+
+@pretended
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_a_batch_norm_has_another_name_on_a_gpu(evaluating):
+    """The rules know it by that one, too: a verdict must not depend on the device."""
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **kwargs or {})
+
+    names = []
+    with FakeTensorMode(), torch.device("cuda"):
+        norm, image = nn.BatchNorm2d(8).train(not evaluating), torch.empty(2, 8, 4, 4)
+        with Names():
+            norm(image)
+    assert {name for name in names if name.endswith("batch_norm")} <= set(BATCH_NORMS)
+    assert any(name.endswith("batch_norm") for name in names)
+
+
+def test_a_linear_layer_on_a_mac_is_counted_as_anywhere():
+    linear = torch.ops.aten.linear.default
+    image, weight = torch.zeros(2, 3), torch.zeros(4, 3)
+    assert arithmetic(linear, (image, weight), {}, linear(image, weight)) == {"macs": 2 * 3 * 4}

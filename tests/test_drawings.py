@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Tiny, runs
 
 import analysis
@@ -66,6 +67,20 @@ def test_maps_are_those_that_the_network_computes():
     assert len(plt.gcf().axes) == 4 * 3
 
 
+def test_maps_are_seen_as_the_network_chains_its_blocks():
+    """With a pooling between two of them, and with one that works in its input's place."""
+
+    class Pooled(model.Net):
+        def features(self, x):
+            return self.c4(self.c3(F.max_pool2d(self.c2(self.c1(x)), 2)).relu_())
+
+    network, images = Pooled().eval(), torch.randn(1, 3, 32, 32)
+    maps = utils.show_maps(network, images)
+    assert [block.shape[1] for block in maps] == [16, 8, 4, 4]
+    assert np.allclose(maps[-1], network.features(images)[0].detach(), atol=1e-6)
+    assert not any(block._forward_hooks for block in network.children())
+
+
 @pytest.mark.parametrize("network", [model.Net(), Tiny().eval()], ids=["training", "no blocks"])
 def test_maps_of_another_network_are_refused(network):
     with pytest.raises(ValueError, match="must have the blocks c1, c2, c3, c4"):
@@ -90,6 +105,23 @@ def test_the_layer_table_has_every_parameter_of_a_layer_with_weights():
     modules = [m for m in model.Net().modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     weights = sum(map(model.count_parameters, modules))
     assert sum(int(row[2].replace(",", "")) for row in rows) == weights
+
+
+def test_the_layer_table_calls_a_layer_what_it_is():
+    grouped = torch.nn.Conv2d(8, 4, 3, groups=4)  # two channels each: depthwise is one
+    layers = torch.nn.Conv2d(3, 4, (1, 3)), torch.nn.Conv2d(4, 8, 3, groups=4), grouped
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    network(torch.zeros(1, 3, 32, 32))
+    rows = utils.layer_table(analysis.layers(network)).splitlines()[2:]
+    words = [row.split("|")[1].split(": ")[1].strip() for row in rows]
+    assert words == ["1×3", "3×3 depthwise", "3×3, 4 groups", "linear"]
+
+
+def test_a_drawing_draws_no_random_number():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    utils.show_schedule(train.RECIPES["sprint"], 10)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", ["sprint", "compact", "strided"])

@@ -182,3 +182,16 @@ def test_weights_that_are_no_numbers_do_not_matter():
         value.data.fill_(torch.nan)
     assert analysis.receptive_field(network) == 5
     assert network[0].weight.isnan().all()
+
+
+def test_a_map_without_rows_may_be_enlarged():
+    class Enlarged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.output = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 10)
+
+        def forward(self, x):
+            x = F.interpolate(self.conv(x).flatten(2), scale_factor=2)  # (N, C, L)
+            return self.output(x.mean(2))
+
+    assert analysis.receptive_field(Enlarged()) == 3

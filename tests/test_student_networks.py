@@ -229,6 +229,35 @@ class Coordinates(nn.Module):
         return self.output(self.layers(x).mean((2, 3)))
 
 
+class Odd(nn.Module):
+    """Four equal blocks, with something that was once judged wrongly."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.skip = how, Conv2d(32, 32, 1)
+        self.c1, self.c2, self.c3, self.c4 = (Sequential(*block(n, 32)) for n in (3, 32, 32, 32))
+        self.output = Linear(32, 10)
+        self.register_buffer("prototypes", torch.randn(32, 10))
+
+    def forward(self, x):
+        if self.how == "half precision inside":
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self.scores(x)
+        if self.how == "shifted in place":
+            x -= 0.5
+        return self.scores(x)
+
+    def scores(self, x):
+        x = self.c1(x)
+        skip = self.skip(x) if self.how == "shortcut first" else 0
+        x = self.c3(self.c2(x)) + skip
+        if self.how == "loudest channel":  # of 32, at 32x32
+            x = x * x.permute(0, 2, 3, 1).amax(-1, keepdim=True).permute(0, 3, 1, 2)
+        x = self.c4(x).mean((2, 3))
+        return x @ self.prototypes if self.how == "prototypes" else self.output(x)
+
+
+ODD = ("half precision inside", "shifted in place", "shortcut first", "loudest channel")
 ALL = "at least 64: it sees all of an image of that size"
 STUDENTS = {  # blocks, field, separable, dilated, no max pooling, average
     "numbered": (Numbered, (5, "14", False, False, False, True)),
@@ -245,6 +274,11 @@ STUDENTS = {  # blocks, field, separable, dilated, no max pooling, average
     "coordinates by size": (lambda: Coordinates(True), (4, "17", False, True, True, True)),
     "twenty": (Twenty, (5, "35", False, True, True, True)),
 }
+
+
+@pytest.mark.parametrize("how", [*ODD, "prototypes"])
+def test_how_it_is_written_changes_no_verdict(how):
+    assert judged(Odd(how)) == (4, "9", False, False, True, True)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
