@@ -46,9 +46,9 @@ class Layer:
     operation: the module's class or the operation's name.
     output: its shape without the batch, (C, H, W) or (features,).
     kernel, stride, dilation: the larger side; 1 for what has no window or pools the whole map.
+    sides: of the kernel, (rows, columns); () for these.
     groups: 1 for what is no convolution.
     inputs: channels, or features, before it.
-    sides: of the kernel, (rows, columns); () for what has no window.
     parameters: shared ones count where they are first used.
     macs: multiply-accumulates for one image.
     receptive_field: of the middle of the output, this layer included, in input pixels: the larger
@@ -59,18 +59,21 @@ class Layer:
     name: str
     operation: str
     output: tuple
-    kernel: int
+    sides: tuple
     stride: int
     dilation: int
     groups: int
     inputs: int
-    sides: tuple
     parameters: int
     macs: int
     receptive_field: int
     height: int
     width: int
     exact: bool
+
+    @property
+    def kernel(self):
+        return max(self.sides, default=1)
 
 
 def layers(model, input_shape=INPUT_SHAPE):
@@ -134,12 +137,11 @@ def make_layer(event, name, sight, parameters):
         name=name,
         operation=label,
         output=event.output[1:],
-        kernel=max(operation.kernel) if windowed else 1,
+        sides=operation.kernel if windowed else (),
         stride=max(operation.stride) if windowed else 1,
         dilation=max(operation.dilation) if windowed else 1,
         groups=operation.groups if windowed else 1,
         inputs=next(iter(before[1:]), 1),
-        sides=operation.kernel if windowed else (),
         parameters=parameters,
         macs=operation.macs if operation else 0,
         receptive_field=field.side,

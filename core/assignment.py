@@ -219,7 +219,7 @@ def all_of_it_is_the_mean(network, sight, last, behind):
     noise = torch.randn(last.output, generator=torch.Generator().manual_seed(1))
     level = noise.mean(axes, keepdim=True)  # of each channel
     image = picture(network, sight.shape)
-    watched, rough = {op.number for op in behind}, set()
+    watched, rough = {op.number for op in behind}, []
 
     def results(change):
         torch.default_generator.manual_seed(0)  # dropout that is never off draws the same
@@ -228,7 +228,7 @@ def all_of_it_is_the_mean(network, sight, last, behind):
         kept = watched | {last.number}
         push = Push(sight.trace.names, last.number, change.to(image.device), kept)
         found = push.run(network, image).kept
-        rough.add(push.rough)
+        rough.append(push.rough)
         if found.keys() < kept:
             raise ValueError(
                 f"{type(network).__name__}.forward does other things when it runs again, so it "
@@ -240,7 +240,7 @@ def all_of_it_is_the_mean(network, sight, last, behind):
     size = float(before[last.number].std()) or 1.0  # a small change of large numbers is rounded off
     balanced = results(4 * size * (noise - level))
     raised = results(size * (level / level.std()).expand(last.output))
-    exact = 0.05 if True in rough else 1e-3
+    exact = 0.05 if any(rough) else 1e-3
     for number in watched:
         moved = (balanced[number] - before[number]).abs().max()
         should = (raised[number] - before[number]).abs().max()

@@ -193,33 +193,23 @@ def show_maps(network, images, each=7):
     Returns the maps of the four blocks, each (C, H, W). Raises ValueError for a network without
     these blocks, or one that is training.
     """
+    from captum.attr import LayerActivation  # a second, which others need not wait
+
     blocks = {name: getattr(network, name, None) for name in ("c1", "c2", "c3", "c4")}
     if network.training or not all(isinstance(b, torch.nn.Module) for b in blocks.values()):
         raise ValueError(
             f"{type(network).__name__} must have the blocks {', '.join(blocks)} (see "
             "model.FourBlocks), and evaluate: call network.eval() first."
         )
-    maps = {}
-
-    def keep(name):
-        def hook(_module, _inputs, output):  # a copy: the next layer may work in its place
-            maps.setdefault(name.upper(), output[0].float().cpu().numpy().copy())
-
-        return hook
-
-    hooks = [block.register_forward_hook(keep(name)) for name, block in blocks.items()]
-    try:
-        network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    found = LayerActivation(network, list(blocks.values())).attribute(images)
+    maps = [block[0].float().cpu().numpy() for block in found]
     axes = grid_of(len(maps), each, cell=WIDTH / (each + 1))
-    for row, (name, block) in zip(axes, maps.items(), strict=True):
+    for row, name, block in zip(axes, blocks, maps, strict=True):
         strongest = np.sort(np.argsort(-block.std((1, 2)))[:each])
         side = block.shape[1]
-        draw_row(row, f"{name}\n{side} × {side}", block[strongest], cmap="gray")
+        draw_row(row, f"{name.upper()}\n{side} × {side}", block[strongest], cmap="gray")
     plt.show()
-    return list(maps.values())
+    return maps
 
 
 def code_of(*parts):

@@ -305,10 +305,12 @@ def test_an_unfinished_run_that_is_in_git_can_be_gone_on_with():
     """One word changed in the code of its network, and days of training are lost."""
     command = ["git", "ls-files", "checkpoints/*.pt"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not listed:
+        pytest.skip("no run is unfinished")
     for path in map(Path, listed):
-        table = ROOT / "experiments" / f"{path.parent.name}.py"
-        name = f"{path.parent.name}/{path.stem}"
-        run, recipe = {line[0]: line[1:] for line in sweep.plan(table)}[name]
+        planned = sweep.plan(ROOT / "experiments" / f"{path.parent.name}.py")
+        (found,) = [line for line in planned if line[0] == f"{path.parent.name}/{path.stem}"]
+        _, run, recipe = found
         saved = torch.load(ROOT / path, weights_only=True)["identity"]
         defaults = inspect.signature(train.fit).parameters
         parts = ("make_batches", "make_optimizer", "make_schedule", "train_epoch")
