@@ -171,16 +171,17 @@ def of_parts(op, sight):
 
 def spatial(op, sight):
     """Whether `op` reduces dimensions that run over positions."""
+    if not op.reduced:
+        return False
     sources = [sight.trace.operations[number] for number in op.inputs]
     for source in sources:
         # Channels last look the same where there are as many channels as rows or columns.
-        if source.output == op.before and source.output[1] not in source.output[2:]:
+        alike = source.output == op.before
+        if alike and set(source.output[1:2]).isdisjoint(source.output[2:]):
             return bool(set(sight.positions(source)[0]) & set(op.reduced))
-    if not set(range(2, len(op.before))) & set(op.reduced):
-        return False
     # A view has other axes: positions, or groups of channels? Of positions fewer are left.
-    earlier = [one for one in sight.trace.flow() if one.convolves and one.number < op.number]
-    places = sight.positions(earlier[-1])[1] if earlier else math.prod(sight.shape[-2:])
+    whole = math.prod(sight.shape[-2:])
+    places = max((sight.positions(source)[1] for source in sources), default=whole)
     return sight.positions(op)[1] < places
 
 

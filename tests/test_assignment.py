@@ -275,6 +275,17 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
     "largest channels": (lambda x: x.topk(4, 1)[0].mean((2, 3)), True, True),
     "dropout that is never off": (lambda x: F.dropout(average(x), 0.1), True, True),
     "large numbers": (lambda x: average(1e6 * x), True, True),
+    "standardised": (lambda x: average((x - x.mean()) / (x.std() + 1e-5)), True, True),
+    "maxout after pooling": (
+        lambda x: F.avg_pool2d(x, 2).unflatten(1, (-1, 2)).amax(2).repeat(1, 2, 1, 1).mean((2, 3)),
+        True,
+        True,
+    ),
+    "largest row": (  # as many rows as channels
+        lambda x: F.layer_norm(x.mean(3).transpose(1, 2), (8,)).amax(1),
+        False,
+        False,
+    ),
 }
 
 
