@@ -86,10 +86,10 @@ def make_batches(
 
 
 def epoch_generator(seed, epoch):
-    """The source of an epoch's random numbers. 1,000,003 is prime and more than anyone's epochs:
+    """The source of an epoch's random numbers, another one for each seed and epoch.
 
-    of seeds below 4,000 no epoch shares its stream with an epoch of another. (torch looks at 32
-    bits of the product; those of larger seeds may, but hardly will, meet.)
+    1,000,003 is prime and more than anyone's epochs: of seeds below 4,000 none shares an epoch's
+    stream with another. (torch looks at 32 bits; those of larger seeds may, but hardly will, meet.)
     """
     return torch.Generator().manual_seed(1_000_003 * seed + epoch)
 

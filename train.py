@@ -98,7 +98,7 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
     flip: average the logits with those of the mirrored image; to be reported apart.
     batch_size: None for what suits the device.
 
-    Raises ValueError where the network does not return logits (N, 10).
+    Raises ValueError for other images or labels, unknown names, other logits than (N, 10).
     """
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
@@ -139,7 +139,7 @@ def fit(
     device: "cpu", "cuda", "mps", or None for the best there is.
     validate: hold out 5,000 training images and report on them instead of on the test set.
     checkpoint: a path, written after every epoch.
-    resume: go on from `checkpoint`, to the bit-identical end on the same machine.
+    resume: go on from `checkpoint`; on the same CPU to the bit-identical end, on a GPU nearly.
     progress: print a line an epoch.
     make_batches, make_optimizer, make_schedule, train_epoch: what is done in the place of this
         program's own functions of these names. A variant is an argument.
@@ -245,7 +245,7 @@ def train_and_record(model, recipe, name, device=None, *, resume=False, descript
     if distributed.rank() == 0:
         paths.record.unlink(missing_ok=True)  # it is not of the weights that come now
         save_weights(paths.weights, network, record["model"])
-        write_json(paths.record, record)
+        write_json(paths.record, record, common.RESUMED)
         paths.checkpoint.unlink(missing_ok=True)  # else a run done anew would begin at this end
     return record
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import Bbox
 
-from core.arrays import checked_images, checked_labels, confusion_matrix, mistakes
+from core.arrays import as_array, checked_images, checked_labels, confusion_matrix, mistakes
 from core.drawings import (
     BLUE,
     COLOURS,
@@ -122,7 +122,7 @@ def show_mistakes(images, labels, probabilities, count=20, columns=4):
 
     Returns their indices.
     """
-    images, probabilities = checked_images(images), np.asarray(probabilities)
+    images, probabilities = checked_images(images), as_array(probabilities)
     labels = checked_labels(labels, len(images))
     shown = mistakes(labels, probabilities)[:count]
     axes = grid_of(max(1, -(-len(shown) // columns)), columns, cell=WIDTH / columns, caption=0.45)

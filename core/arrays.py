@@ -12,7 +12,7 @@ def as_array(values):
     if not hasattr(values, "detach"):
         return np.asarray(values)
     values = values.detach().cpu()
-    return (values.double() if values.is_floating_point() else values).numpy()
+    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # it has none
 
 
 class Cifar10(NamedTuple):
@@ -38,9 +38,8 @@ def split(labels, validation=5000, seed=0):
     fewest = np.bincount(labels, minlength=len(CLASSES)).min()
     if validation not in range(len(CLASSES), len(CLASSES) * fewest, len(CLASSES)):
         raise ValueError(
-            f"{validation!r} images cannot be held out: it must be a multiple of 10, as many of "
-            f"each class, and one class has {fewest}; hold out at least 10, and fewer than there "
-            "are."
+            f"{validation!r} images cannot be held out: one class has {fewest}, and as many "
+            f"of each are held out, not all; give a multiple of 10 below {len(CLASSES) * fewest}."
         )
     count = int(validation) // len(CLASSES)
     generator = np.random.default_rng(seed)
@@ -81,18 +80,23 @@ def checked_images(images):
 
 
 def checked_data(data):
-    """`data` as a `Cifar10`. Raises ValueError for anything but four parts."""
-    if isinstance(data, tuple | list) and len(data) == 4:
-        return Cifar10(*data)
-    raise ValueError(
-        "data must be a Cifar10: training images, their labels, test images, their labels, as "
-        "load_cifar10 returns them."
-    )
+    """`data` as a `Cifar10` of arrays. Raises ValueError for anything else than images and labels,
+    twice.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 4:
+        raise ValueError(
+            "data must be a Cifar10: training images, their labels, test images, their labels, as "
+            "load_cifar10 returns them."
+        )
+    data = Cifar10(*map(as_array, data))
+    for images, labels in (data[:2], data[2:]):
+        checked_labels(labels, len(checked_images(images)))
+    return data
 
 
 def held_out(data):
     """`data` for choosing: 45,000 of the training images, and in place of the test set the rest."""
-    images, labels = np.asarray(data.train_images), np.asarray(data.train_labels)
+    images, labels = as_array(data.train_images), as_array(data.train_labels)
     chosen, rest = split(labels)
     return Cifar10(images[chosen], labels[chosen], images[rest], labels[rest])
 
@@ -115,7 +119,7 @@ def mistakes(labels, probabilities):
 
     Raises ValueError for anything else.
     """
-    probabilities = np.asarray(probabilities)
+    probabilities = as_array(probabilities)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
         raise ValueError(f"The probabilities are {probabilities.shape}; they must be (N, 10).")
     labels = checked_labels(labels, len(probabilities))

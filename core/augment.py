@@ -150,7 +150,7 @@ def pipeline(name, normalise=True):
         raise ValueError(f"Unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}.")
     augmentation = AUGMENTATIONS[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         steps = []
         for build in augmentation.transforms:
             built = build()

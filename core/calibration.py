@@ -80,7 +80,7 @@ def reliability(probabilities, labels, bins=15):
 
     Raises ValueError for other probabilities, labels and bins.
     """
-    probabilities = np.asarray(probabilities)
+    probabilities = as_array(probabilities)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
         raise ValueError(f"The probabilities are {probabilities.shape}; they must be (N, 10).")
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all():  # NaN is neither

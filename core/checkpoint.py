@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.common import AGAIN, CheckpointError, write_atomically
+from core.common import RESUMED, CheckpointError, write_atomically
 from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 from core.undisturbed import unwrapped
@@ -122,8 +122,7 @@ def write_tensors(path, content):
     """torch.save, by way of memory: a full disk then says so, and does not abort."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    advice = f"{AGAIN} (train.py with --resume)"
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()), advice)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()), RESUMED)
 
 
 def read_tensors(path):

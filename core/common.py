@@ -38,6 +38,7 @@ def is_number(value, whole=False):
 
 
 AGAIN = "make the folder writable, then repeat the command"
+RESUMED = f"{AGAIN} (train.py with --resume)"
 
 
 def write_atomically(path, write, advice=AGAIN):
@@ -69,9 +70,9 @@ def write_atomically(path, write, advice=AGAIN):
             partial.unlink(missing_ok=True)  # gone already where all went well
 
 
-def write_text(path, text):
+def write_text(path, text, advice=AGAIN):
     """Writes a text file, "?" for what is no character; see `write_atomically`."""
-    write_atomically(path, lambda file: file.write(text.encode(errors="replace")))
+    write_atomically(path, lambda file: file.write(text.encode(errors="replace")), advice)
 
 
 def clear_leftovers(path):
@@ -123,7 +124,7 @@ def claimed(path, name, wait=0):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait)
     except Timeout:
-        raise ClaimedError(f"{name} is being trained by another process; wait for it.") from None
+        raise ClaimedError(f"Another process is at {name}; wait for it.") from None
     except OSError as error:
         raise TrainingError(f"Cannot write {path} ({error.strerror}); {AGAIN}.") from None
     try:
@@ -143,13 +144,15 @@ def read_json(path, default=None):
         return default
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"There is no {path}; make it, or restore it: git checkout.") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore it: git checkout.") from None
 
 
-def write_json(path, content):
+def write_json(path, content, advice=AGAIN):
     """Writes a record, a dictionary, as JSON; see `write_atomically`."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n", advice)
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,16 +9,15 @@ core.spread trains as if one process saw it whole.
 """
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import signal
 import sys
 
-import albumentations
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from core.common import TrainingError
 from core.device import describe_device, pick_device
@@ -47,9 +46,12 @@ def rank():
 def circumstances(device, precision):
     """What a run is computed with, as a record says it: `device`, `precision` and `versions`."""
     company = f", {size()} processes" if size() > 1 else ""
-    modules = torch, albumentations, np
-    versions = {module.__name__: str(module.__version__) for module in modules}
-    versions |= {"python": platform.python_version()}
+    versions = {
+        "torch": str(torch.__version__),
+        "albumentations": importlib.metadata.version("albumentations"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
     where = describe_device(device) + company
     return {"device": where, "precision": precision, "versions": versions}
 
@@ -67,10 +69,12 @@ def joined(device=None):
     if not launched():
         yield
         return
-    kind = pick_device(device).type
+    from torch.distributed.rendezvous import rendezvous  # not every torch is built with it
+
     store, number, count = next(rendezvous("env://"))
     before = signal.signal(signal.SIGTERM, stopped)
     try:
+        kind = pick_device(device).type
         take_device(kind, int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=count)

@@ -191,8 +191,10 @@ def pruned_epoch(model, batches, optimizer, schedule, scaler, recipe, precision,
             logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none"
         )
         optimizer.zero_grad(set_to_none=True)
-        (losses * batches.weights[used].to(losses.device)).mean().backward()
-        optimizer.step()
+        loss = (losses * batches.weights[used].to(losses.device)).mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()
         batches.losses[used] = losses.detach().cpu()
         total += losses.sum().item()

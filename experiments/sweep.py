@@ -16,6 +16,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
 import traceback
 from pathlib import Path
@@ -233,7 +234,8 @@ def train_once(name, run, recipe, device, several=False):
         try:
             return train.train_and_record(run.model, recipe, name, device, resume=resume, **options)
         except CheckpointError as error:
-            aside = paths.checkpoint.with_suffix(".other.pt")
+            names = (paths.checkpoint.with_suffix(f".other{n}.pt") for n in itertools.count(1))
+            aside = next(path for path in names if not path.exists())
             paths.checkpoint.replace(aside)  # days may stand in it, and one word have changed
             print(f"{error} The run is done anew; that file is kept as {aside}.", flush=True)
             return train.train_and_record(run.model, recipe, name, device, **options)

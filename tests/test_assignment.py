@@ -337,19 +337,3 @@ def test_a_shared_layer_counts_once():
     assert rules["fewer than 200,000 parameters"].measured == f"{224 + 584 + 90}"
     assert rules["receptive field > 44"].measured == "7"
     assert sum(layer.parameters for layer in analysis.layers(network)) == 224 + 584 + 90
-
-
-def test_layers_in_a_plain_list_are_not_the_networks():
-    """They would count as no parameters, and never be trained."""
-
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = [Conv2d(3, 8, 3), nn.BatchNorm2d(8)]
-            self.output = Linear(8, 10)
-
-        def forward(self, x):
-            return self.output(average(self.blocks[1](self.blocks[0](x))))
-
-    with pytest.raises(ValueError, match="runs a Conv2d whose weights are not among its own"):
-        analysis.check_assignment(Hidden())

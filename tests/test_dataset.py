@@ -165,3 +165,21 @@ def test_workers_need_no_shared_memory():
         ["unshare", "-m", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert run.stdout.strip() == "4096", run.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "tools.bench_engines"])
+def test_albumentations_asks_nobody_for_a_newer_version(module):
+    """It would, at its import: nothing here is fetched from elsewhere, or waits for a network."""
+    script = f"""
+import os, sys
+class Watch:
+    def find_spec(name, *_):
+        if name == "albumentations":
+            print(os.environ.get("NO_ALBUMENTATIONS_UPDATE"))
+sys.meta_path.insert(0, Watch)
+import {module}
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("1\n", "")

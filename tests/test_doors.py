@@ -11,7 +11,8 @@ from torch import nn
 import dataset
 import train
 import utils
-from core.arrays import Cifar10, held_out, split
+from core.arrays import Cifar10, held_out, mistakes, split
+from core.calibration import calibration_error
 from core.optim import make_optimizer, make_schedule
 from core.recipes import Recipe
 
@@ -156,10 +157,32 @@ def test_too_few_images_to_hold_some_out(small):
         train.fit(Tiny, QUICK, small, validate=True, progress=False)
     with pytest.raises(ValueError, match="3 images cannot be held out"):
         split(small.train_labels, 3)
-    with pytest.raises(ValueError, match="15 images cannot be held out: it must be a multiple"):
+    with pytest.raises(ValueError, match=r"15 images cannot be held out: .*a multiple of 10 below"):
         split(small.train_labels, 15)
     with pytest.raises(ValueError, match="one class has 0"):
         split(small.train_labels[small.train_labels != 4], 100)
+
+
+def test_wrong_test_images_are_told_before_the_training(small):
+    def never(*_):
+        raise AssertionError
+
+    wrong = (*small[:3], small.test_labels[1:])
+    with pytest.raises(ValueError, match="labels for"):
+        train.fit(Tiny, QUICK, wrong, progress=False, train_epoch=never)
+
+
+def test_what_a_network_returns_is_taken_as_it_is(small):
+    """A tensor, with its graph: by all that take labels or probabilities."""
+    labels = torch.tensor(small.test_labels)
+    answers = torch.rand(len(labels), 10, requires_grad=True)
+    plain = answers.detach().numpy()
+    assert mistakes(labels, answers).tolist() == mistakes(small.test_labels, plain).tolist()
+    error = calibration_error(answers / 10, labels)
+    assert error == pytest.approx(calibration_error(plain / 10, small.test_labels))
+    assert len(utils.show_mistakes(torch.tensor(small.test_images), labels, answers, count=3)) == 3
+    with pytest.raises(ValueError, match="The images are float32"):
+        dataset.make_batches(torch.rand(8, 32, 32, 3), labels[:8], 4)
 
 
 def test_a_last_batch_of_one_image(small):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT
 from torch import nn
 
-from core.common import claimed
+from core.common import TrainingError, claimed
 from tools import grade, grading, pages, submission
 from tools.verdict import Heard, minutes, report_of
 
@@ -36,8 +37,51 @@ def test_images_are_read_from_their_beginning(small):
 
 def test_another_device_is_graded_anew(small, tmp_path):
     [one] = grading.submissions_of([__file__])
-    on = [grading.asked(one, grading.terms_of(device=name), small) for name in ("cpu", "cuda")]
+    with grading.opened(small) as images:
+        terms = (grading.terms_of(device=name) for name in ("cpu", "cuda"))
+        on = [grading.asked(one, each, images) for each in terms]
     assert on[0] != on[1]
+
+
+def test_other_test_images_are_graded_anew(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "run", lambda *_: made_up(str(next(numbers))))
+    numbers = itertools.count()
+    (tmp_path / "a.py").write_text("")
+    hidden = small._replace(test_images=255 - small.test_images)
+    for data, number in ((small, "0"), (small, "0"), (hidden, "1")):
+        [report] = grade.grade_class([str(tmp_path)], grading.terms_of(), tmp_path / "o", data)
+        assert report["reason"] == number
+
+
+def test_a_report_that_another_class_has_just_written_stays(small, tmp_path, monkeypatch, capsys):
+    """Two teachers, one folder: both submissions are called `net`, and one is graded first."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text(f"# {name}")
+    out, real = tmp_path / "out", grading.claimed
+
+    def claimed_late(path, name):
+        monkeypatch.setattr(grading, "claimed", real)
+        grade.grade_class([str(tmp_path / "a")], grading.terms_of(), out, small)
+        return real(path, name)
+
+    monkeypatch.setattr(grading, "run", lambda one, *_: made_up(one.source.decode()))
+    monkeypatch.setattr(grading, "claimed", claimed_late)
+    grade.grade_class([str(tmp_path / "b")], grading.terms_of(), out, small)
+    assert "is another file's by now; repeat the command" in capsys.readouterr().out
+    assert json.loads((out / "net.json").read_text(encoding="utf-8"))["reason"] == "# a"
+    grade.grade_class([str(tmp_path / "b")], grading.terms_of(), out, small)
+    assert json.loads((out / "b-net.json").read_text(encoding="utf-8"))["reason"] == "# b"
+
+
+def test_a_disk_that_is_too_full_for_the_images(small, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(grading.tempfile, "TemporaryFile", full)
+    sentence = pytest.raises(TrainingError, match=r"No space left on device.*set TMPDIR")
+    with sentence, grading.opened(small):
+        pass
 
 
 def test_other_processes_cannot_be_handed_data(small, tmp_path):
@@ -97,7 +141,7 @@ def test_two_graders_share_a_class(small, tmp_path, monkeypatch, capsys):
     with claimed(out / ".a.lock", "a"):
         reports = grade.grade_class([str(tmp_path)], grading.terms_of(), out, small)
     assert reports == []
-    assert "[1/1] a: another process is at it" in capsys.readouterr().out
+    assert "[1/1] a: no report now: Another process is at a" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
     lock = train.paths_of("net-sprint-1epochs-seed0", tmp_path).lock
     with (
         train.common.claimed(lock, "it"),
-        pytest.raises(SystemExit, match="being trained by another process"),
+        pytest.raises(SystemExit, match="Another process is at"),
     ):
         train.main("--model net --epochs 1 --device cpu".split())
 

@@ -294,3 +294,19 @@ def test_what_a_network_kept_of_an_earlier_batch_changes_no_verdict():
     kept = network.grid
     assert judged(network) == expected
     assert network.grid is kept
+
+
+def test_layers_in_a_plain_list_are_not_the_networks():
+    """They would count as no parameters, and never be trained."""
+
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [Conv2d(3, 8, 3), nn.BatchNorm2d(8)]
+            self.output = Linear(8, 10)
+
+        def forward(self, x):
+            return self.output(self.blocks[1](self.blocks[0](x)).mean((2, 3)))
+
+    with pytest.raises(ValueError, match="runs a Conv2d whose weights are not among its own"):
+        judged(Hidden())

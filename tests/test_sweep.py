@@ -123,7 +123,12 @@ def test_a_checkpoint_of_another_run_is_told_and_not_gone_on_from(course, capsys
     sweep.sweep(other)
     assert "belongs to another run" in capsys.readouterr().out
     assert (course / "results" / "table" / "plain-seed0.json").exists()
-    assert checkpoint.with_suffix(".other.pt").read_bytes() == before
+    assert checkpoint.with_suffix(".other1.pt").read_bytes() == before
+    checkpoint.write_bytes(b"another one")
+    (course / "results" / "table" / "plain-seed0.json").unlink()
+    sweep.sweep(other)
+    assert checkpoint.with_suffix(".other1.pt").read_bytes() == before
+    assert checkpoint.with_suffix(".other2.pt").read_bytes() == b"another one"
 
 
 BAD = {

@@ -116,7 +116,7 @@ def table(measured):
 def main():
     Parser("-m tools.bench_blocks", description=__doc__.splitlines()[0]).parse_args()
     try:
-        known = read_json(RESULT, {})
+        known, precision = read_json(RESULT, {}), pick_precision("cpu")
     except ValueError as error:
         sys.exit(f"bench_blocks: {error}")
     torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def main():
     for name, build in BLOCKS.items():
         print(name, flush=True)
         measured[name] = {f"{c} at {side}x{side}": measure(build, c, side) for c, side in MAPS}
-    device = f"{describe_device('cpu')}, {pick_precision('cpu')}"
+    device = f"{describe_device('cpu')}, {precision}"
     write_json(RESULT, known | {device: measured})
     print(table(measured))
 

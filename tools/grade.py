@@ -97,9 +97,9 @@ class Progress:
         clock = f"{span(elapsed)} elapsed"
         clock += f", about {span(left)} left" if self.graded and left else ""
         start = "\r" if sys.stdout.isatty() else ""
-        # A submission's words may hold half a character, or steer the terminal.
-        words = "".join(c if c.isprintable() else "?" for c in words)
-        print(f"{start}[{self.done}/{self.count}] {name}: {words} ({clock})", flush=True)
+        # A submission's name and words may hold half a character, or steer the terminal.
+        text = "".join(c if c.isprintable() else "?" for c in f"{name}: {words}")
+        print(f"{start}[{self.done}/{self.count}] {text} ({clock})", flush=True)
 
 
 def span(seconds):
@@ -127,7 +127,7 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
     with opened(data) as images:
         left = []
         for one, name in zip(submissions, names, strict=True):
-            if known := report_in(out / f"{name}.json", asked(one, terms, images.data)):
+            if known := report_in(out / f"{name}.json", asked(one, terms, images)):
                 reports[name] = known
                 progress.finished(name, "reported already", False)
             else:
@@ -138,7 +138,7 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
 
         for (_, name, *_), outcome in run_all(grade_item if several else here, left, jobs, dask):
             if isinstance(outcome, ClaimedError):
-                progress.finished(name, "another process is at it", False)
+                progress.finished(name, f"no report now: {outcome}", False)
             elif isinstance(outcome, Exception) and not several:
                 raise outcome
             elif isinstance(outcome, Exception):

@@ -20,9 +20,18 @@ import numpy as np
 import psutil
 
 from core import limits
-from core.arrays import checked_data, checked_images, checked_labels
+from core.arrays import checked_data, checked_labels
 from core.checkpoint import fingerprint
-from core.common import ROOT, check_writable, claimed, find, is_number, write_json
+from core.common import (
+    ROOT,
+    ClaimedError,
+    TrainingError,
+    check_writable,
+    claimed,
+    find,
+    is_number,
+    write_json,
+)
 from core.recipes import RECIPES, Recipe
 from dataset import Cifar10, data_root, load_cifar10
 from tools import pages
@@ -159,21 +168,30 @@ def name_of(one, parts):
 class Images(NamedTuple):
     data: Cifar10
     file: object  # the same, for the submissions' processes
+    known: str  # their fingerprint
 
 
 @contextlib.contextmanager
 def opened(data=None):
-    """The `Images`, in a file that has no name and is gone with this process, however it ends."""
+    """The `Images`, in a file that has no name and is gone with this process, however it ends.
+
+    Raises ValueError for other `data`, TrainingError where they cannot be written.
+    """
     data = load_cifar10() if data is None else checked_data(data)
-    for images, labels in (data[:2], data[2:]):
-        checked_labels(labels, len(checked_images(images)))
-    with tempfile.TemporaryFile() as file:
-        np.savez(file, **data._asdict())
-        file.flush()
-        yield Images(data, file)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            np.savez(file, **data._asdict())
+            file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"Cannot write the images to {tempfile.gettempdir()} ({error.strerror or error}); "
+                "free 200 MB there, or set TMPDIR to another folder."
+            ) from None
+        yield Images(data, file, fingerprint(data))
 
 
-def asked(one, terms, data):
+def asked(one, terms, images):
     """All that decides a report, as JSON keeps it."""
     judges = [path.read_bytes() for each in JUDGES for path in sorted(ROOT.glob(each))]
     asked = {
@@ -183,7 +201,8 @@ def asked(one, terms, data):
         "minutes": terms.minutes,
         "memory": terms.memory,
         "device": terms.device,
-        "images": [len(data.train_labels), len(data.test_labels)],
+        "images": [len(images.data.train_labels), len(images.data.test_labels)],
+        "data": images.known,
         "course": fingerprint(judges),
     }
     return json.loads(json.dumps(asked))
@@ -201,11 +220,13 @@ def report_in(path, wanted):
 def grade_one(one, name, terms, images, out, tell=None):
     """The report of a submission, from the folder `out` or made and written there.
 
-    Raises ClaimedError where another process is at it.
+    Raises ClaimedError where another process is at it, or has just given another file the name.
     """
     path = out / f"{name}.json"
-    wanted = asked(one, terms, images.data)
+    wanted = asked(one, terms, images)
     with claimed(out / f".{name}.lock", name):
+        if is_of_another(path, one):
+            raise ClaimedError(f"{path} is another file's by now; repeat the command.")
         report = report_in(path, wanted)
         if report is None:
             check_writable([path])
