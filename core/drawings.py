@@ -268,9 +268,7 @@ def show_schedule(recipe, steps_per_epoch):
         schedule.step()
     rates = np.array(rates)
     _, axis = plt.subplots(figsize=(WIDTH, 3.2), layout="tight")
-    names = ("convolutions that mix channels: muon_lr", "all others: lr")
-    if rates.shape[1] == 1:
-        names = ("lr",)
+    names = ("muon_lr", "lr") if rates.shape[1] == 2 else ("lr",)
     for name, values, colour in zip(names, rates.T, COLOURS, strict=False):
         axis.plot(np.arange(len(values)) / steps_per_epoch, values, color=colour, label=name)
     axis.set(xlabel="epoch", ylabel="learning rate")
