@@ -6,6 +6,10 @@ import pytest
 from conftest import ROOT
 
 import train as t
+from core.checkpoint import named_for, read_tensors
+from core.records import part_of, read_record
+from dataset import held_out
+from experiments import mixed
 
 FILES = sorted((ROOT / "weights").glob("*-seed0.pt"))
 WEIGHTS = [path.name for path in FILES if "-val-" not in path.name]  # those never saw the tests
@@ -36,3 +40,21 @@ def test_weights_have_the_accuracy_of_their_record(name, cifar):
     )  # another precision rounds otherwise
     assert found.accuracy == pytest.approx(accuracy, abs=error)
     assert t.count_parameters(network) == record["parameters"]
+
+
+LARGE = sorted(path.stem for path in (ROOT / "weights" / "07_frontier_gpu").glob("large-*.pt"))
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_kernels_have_the_accuracy_of_their_record(name, cifar):
+    """On 500 of the images that judged them, within three standard errors."""
+    network = mixed.gated_large()
+    saved = read_tensors(ROOT / "weights" / "07_frontier_gpu" / f"{name}.pt")
+    network.load_state_dict(named_for(network, saved["state"]))
+    record = read_record(ROOT / "results" / "07_frontier_gpu" / f"{name}.json")
+    part = part_of(record)
+    _, _, images, labels = held_out(cifar) if part == "val" else cifar
+    found = t.evaluate(network, images[:500], labels[:500], record["recipe"]["augment"])
+    accuracy = record[f"{part}_accuracy"]
+    error = 3 * math.sqrt(accuracy * (1 - accuracy) / 500)
+    assert found.accuracy == pytest.approx(accuracy, abs=error)
