@@ -12,6 +12,7 @@ from core.tracing import COPIES, MAXIMA, picture
 
 LOGITS = 10
 BLOCKS = 4
+SCALING = ("sub", "rsub", "div", "add", "clamp", "clamp_min", "reciprocal")
 
 
 def where(operation):
@@ -95,8 +96,9 @@ def separable_in(sight):
     depthwise: every channel for itself, one or several results of each, kernel larger than 1x1.
     pointwise: a dense 1x1 convolution, or a linear layer, over the channels of every position.
     Normalisation, activation, dropout and a gate (squeeze-and-excite) may stand between, and the
-    depthwise layer's own input may be added, or concatenated with the results of other depthwise
-    layers on it (MixConv, arXiv:1907.09595): all of that leaves the channels apart.
+    depthwise layer's own input, before or after its normalisation or activation, may be added, or
+    concatenated with the results of other depthwise layers on it (MixConv, arXiv:1907.09595): all
+    of that leaves the channels apart.
     """
     flow = sight.trace.flow()
     return [where(op) for op in flow if is_depthwise(op, sight) and is_mixed(op, flow, sight)]
@@ -110,24 +112,42 @@ def is_depthwise(op, sight):
 
 def is_mixed(depthwise, flow, sight):
     """Whether a pointwise layer follows: `chain` are results whose channels are still apart, with
-    how many there are, `gates` what is made of their means.
+    how many there are, `gates` what is made of their means, or of the input's.
     """
-    siblings = [op for op in flow if op.inputs == depthwise.inputs and is_depthwise(op, sight)]
+    kin, positions = kin_of(depthwise, flow, sight), math.prod(depthwise.output[2:])
+    siblings = [op for op in flow if op.inputs and op.inputs <= kin and is_depthwise(op, sight)]
     chain, gates = {op.number: op.output[1] for op in siblings}, set()
     for op in flow:
-        known = chain.keys() | gates
-        if not op.inputs <= known | depthwise.inputs or not op.inputs & known:
+        if not op.inputs or not op.inputs <= chain.keys() | gates | kin:
             continue
         channels = max((chain[number] for number in op.inputs & chain.keys()), default=0)
         if op.inputs <= gates or op.pools_all:
             gates.add(op.number)
-        elif is_pointwise(op, channels, math.prod(depthwise.output[2:])):
+        elif not channels:
+            continue
+        elif is_pointwise(op, channels, positions):
             return True
-        elif math.prod(op.output) == math.prod(depthwise.output[2:]):
+        elif math.prod(op.output) == positions:
             gates.add(op.number)  # one number a position, as a norm's mean over the channels
         elif op.local or op.name == "cat":
-            chain[op.number] = op.output[1] if op.name == "cat" else channels
+            chain[op.number] = math.prod(op.output) // positions
     return False
+
+
+def kin_of(depthwise, flow, sight):
+    """Numbers of the results that have the depthwise layer's input's channels, none mixed: what it
+    is made of by normalisation, activation and the like, and what is made of these so.
+    """
+    operations, source = sight.trace.operations, depthwise.inputs
+    kin = set(source)
+    while len(source) == 1 and (op := operations[min(source)]).local and len(op.inputs) == 1:
+        source = op.inputs
+        kin |= source
+    for op in flow:
+        alone = op.convolves and max(op.kernel) == 1 < op.groups == op.before[1] == op.output[1]
+        if op.inputs and op.inputs <= kin and (op.local or alone):
+            kin.add(op.number)
+    return kin
 
 
 def is_pointwise(op, channels, positions):
@@ -155,7 +175,25 @@ def max_pools_in(sight):
 
 
 def is_max_pool(op, sight):
-    return "max_pool" in op.name or spatial(op, sight) or of_parts(op, sight)
+    if "max_pool" in op.name:
+        return True
+    sources = [sight.trace.operations[number] for number in op.inputs]
+    whole = math.prod(sight.shape[-2:])
+    size = max((sight.positions(source)[1] for source in sources), default=whole)
+    return (spatial(op, sight) or of_parts(op, sight)) and not only_scales(op, size, sight)
+
+
+def only_scales(op, size, sight):
+    """Whether a number is only taken off a map of `size` positions, or divides it: no pooled map.
+
+    As when an image is brought to 0..1 by its smallest and largest value, or in a softmax.
+    """
+    users = [other for other in sight.trace.flow() if op.number in other.inputs]
+    return bool(users) and all(
+        user.name.rstrip("_") in SCALING
+        and (sight.positions(user)[1] == size > 1 or only_scales(user, size, sight))
+        for user in users
+    )
 
 
 def of_parts(op, sight):
@@ -240,7 +278,7 @@ def all_of_it_is_the_mean(network, sight, last, behind):
     before = results(torch.zeros(last.output))
     size = float(before[last.number].std()) or 1.0  # a small change of large numbers is rounded off
     balanced = results(4 * size * (noise - level))
-    raised = results(size * (level / level.std()).expand(last.output))
+    raised = results(size * (level / level.abs().mean()).expand(last.output))
     exact = 0.05 if any(rough) else 1e-3
     for number in watched:
         moved = (balanced[number] - before[number]).abs().max()

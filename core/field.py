@@ -112,7 +112,7 @@ class Sight:
 
     def is_map(self, operation):
         """Whether the result is a map: more than one position, or made by a convolution."""
-        if len(operation.output) != 4 or operation.pools_all:
+        if len(operation.output) != 4 or operation.pools_all or self.is_of_pairs(operation):
             return False
         axes, count = self.positions(operation)
         if count > 1 and len(axes) == 2:
@@ -121,18 +121,28 @@ class Sight:
             self.is_map(self.trace.operations[number]) for number in operation.inputs
         )
 
+    def is_of_pairs(self, operation):
+        """Whether it has a row and a column for each position: attention, from one to another."""
+        return any(len(ruler.grown(operation.number) or []) > 1 for ruler in self.wide)
+
     def field(self, numbers):
-        """The `Field` of what comes from these operations: of the last maps before them."""
+        """The `Field` of what comes from these operations: of the last maps before them.
+
+        A map of a fixed size is measured on a small image, so what comes before it counts, too.
+        """
         found, waiting, behind = Field(), list(numbers), set()
         while waiting:
             number = waiting.pop()
             operation = self.trace.operations[number]
             if self.is_map(operation):
                 found |= self.measured(number)
-            elif number not in behind:
+                if all(len(ruler.grown(number) or []) == 1 for ruler in self.wide):
+                    continue
+            if number not in behind:
                 behind.add(number)
                 waiting.extend(operation.inputs)
-                if operation.multiplies:  # attention among the positions of a map without rows
+                if operation.multiplies and not self.is_map(operation):
+                    # Attention among the positions of a map without rows.
                     found |= Field(*self.shape[1:], ALL)
         return found
 

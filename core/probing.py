@@ -6,6 +6,7 @@ Push: a change of one map; which of the later results change with it?
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from core.tracing import BATCH_NORMS, CONVOLUTIONS, COPIES, UNCOUNTED, memory_of, tensors
 from core.undisturbed import unchanged
@@ -57,7 +58,8 @@ class Probe(Rerun):
     zero. The statistics of normalisation layers look at the whole map; as those of BatchNorm in
     evaluation they are not counted as seeing.
 
-    clean: the Probe of an image without NaN, whose `kept` are the results of convolutions.
+    clean: the Probe of an image without NaN, whose `kept` are the results of convolutions, and the
+        numbers by which a forward decides how it goes on: with NaN it is to decide alike.
     centres: number -> (dimension, index); `found`[number] tells whether NaN arrived there.
     """
 
@@ -69,8 +71,12 @@ class Probe(Rerun):
     def step(self, number, name, func, args, kwargs):
         if self.clean is None:
             output = func(*args, **kwargs)
-            if name in CONVOLUTIONS:
+            if name in CONVOLUTIONS or name in DECISIONS:
                 self.kept[number] = output
+        elif name in DECISIONS:
+            output = self.clean.kept[number]
+        elif func.namespace != "aten":  # NaN may crash it: as an offset of its own, for one
+            output = self.whole(func, args, kwargs)
         elif name in CONVOLUTIONS:
             output = footprint(func, args, self.clean.kept[number])
         elif name in NORMS and (name == "native_group_norm" or args[5]):
@@ -89,11 +95,21 @@ class Probe(Rerun):
             self.found[number] = result.select(*self.centres[number]).isnan().any()
         return output
 
+    def whole(self, func, args, kwargs):
+        """An operation that is not torch's own sees all of its operands."""
+        lost = any(tensor.isnan().any() for tensor in tensors((args, kwargs)))
+        output = func(*tree_map(without_nan, args), **tree_map(without_nan, kwargs))
+        for result in tensors(output) if lost else ():
+            result.fill_(torch.nan if result.is_floating_point() else 0)
+        return output
+
     def pointwise(self, name, func, args, kwargs):
         """`hidden` keeps for yes and no, which cannot be NaN, where they were made of NaN."""
         operands = list(tensors((args, kwargs)))
         forgets = name in FORGETFUL or any(memory_of(t) in self.hidden for t in operands)
-        if not forgets and any(t.is_floating_point() for t in operands) and name not in YES_OR_NO:
+        to_whole = name == "_to_copy" and not kwargs.get("dtype", torch.float).is_floating_point
+        forgets = forgets or to_whole or name in YES_OR_NO
+        if not forgets and any(t.is_floating_point() for t in operands):
             return func(*args, **kwargs)
         masks = [self.hidden_in(operand) for operand in operands]
         output = func(*args, **kwargs)
@@ -113,8 +129,13 @@ class Probe(Rerun):
         return mask if mask.shape == tensor.shape else mask.any()
 
 
+DECISIONS = ("_local_scalar_dense", "equal")  # a tensor's number, for Python's `if`
 YES_OR_NO = ("gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "isfinite", "signbit")
 YES_OR_NO += ("logical_not", "logical_and", "logical_or")
+
+
+def without_nan(value):
+    return value.nan_to_num() if isinstance(value, torch.Tensor) else value
 
 
 def footprint(func, args, clean):

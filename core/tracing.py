@@ -33,7 +33,7 @@ COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
 BATCH_NORMS += ("cudnn_batch_norm", "miopen_batch_norm")  # what a GPU calls it
 LOCAL = (*BATCH_NORMS, "native_group_norm", "native_layer_norm", "native_dropout")
-LOCAL += ("_fused_rms_norm",)
+LOCAL += ("_fused_rms_norm", "channel_shuffle", "native_channel_shuffle", "glu")
 # Activations that torch does not tag as pointwise.
 LOCAL += ("hardswish", "hardswish_", "mish_", "_prelu_kernel", "log_sigmoid_forward")
 LOCAL += ("rrelu_with_noise", "rrelu_with_noise_")
@@ -165,7 +165,7 @@ def run(network, images):
 def follow(network, shape):
     """The `Trace` of one image (C, H, W) through an `undisturbed` network.
 
-    Raises ValueError where `forward` raises.
+    Raises ValueError where `forward` raises, or returns what does not come from the image.
     """
     image = picture(network, shape)
     watch = Watch(network, image)
@@ -177,6 +177,11 @@ def follow(network, shape):
     finally:
         before.remove()
         after.remove()
+    if not any(watch.of(tensor).image for tensor in tensors(output)):
+        raise ValueError(
+            f"What {type(network).__name__}.forward returns does not come from the image, or not "
+            "by torch alone (NumPy?), so it cannot be followed; use tensors throughout."
+        )
     return Trace(watch.names, watch.events, output, watch.sources(output))
 
 
