@@ -48,7 +48,7 @@ class Layer:
     kernel, stride, dilation: the larger side; 1 for what has no window or pools the whole map.
     sides: of the kernel, (rows, columns); () for these.
     groups: 1 for what is no convolution.
-    inputs: channels, or features, before it.
+    inputs: channels, or features, before it; after it, where it computes nothing.
     parameters: shared ones count where they are first used.
     macs: multiply-accumulates for one image.
     receptive_field: of the middle of the output, this layer included, in input pixels: the larger

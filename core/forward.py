@@ -21,7 +21,7 @@ from core.undisturbed import undisturbed
 def builder(model, known):
     """What builds the network `model`: a name in `known`, or what builds one when it is called.
 
-    Raises ValueError for anything else, what it returns when it builds no network.
+    Raises ValueError for anything else; what is returned raises one where no network is built.
     """
     if isinstance(model, str):
         return find(known, model, "model")
