@@ -75,7 +75,9 @@ def place(record):
 
 def numbers(groups):
     """The small table: what stands where, and the best of others."""
+    on_gpu = load_records("07_frontier_gpu/*.json")
     rows = [
+        ("`gated` with larger kernels, 94 epochs", on_gpu["large-94"]),
         ("`gated`, 94 epochs, compiled, three seeds at once", groups["gated-gated"]),
         ("`frontier`, 100 epochs", groups["frontier-frontier"]),
         ("`net`, 50 epochs with the assignment's augmentation", groups["net-standard"]),
