@@ -134,14 +134,15 @@ class Sight:
         while waiting:
             number = waiting.pop()
             operation = self.trace.operations[number]
-            if self.is_map(operation):
+            here = self.is_map(operation)
+            if here:
                 found |= self.measured(number)
                 if all(len(ruler.grown(number) or []) == 1 for ruler in self.wide):
                     continue
             if number not in behind:
                 behind.add(number)
                 waiting.extend(operation.inputs)
-                if operation.multiplies and not self.is_map(operation):
+                if operation.multiplies and not here:
                     # Attention among the positions of a map without rows.
                     found |= Field(*self.shape[1:], ALL)
         return found

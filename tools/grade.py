@@ -97,9 +97,9 @@ class Progress:
         clock = f"{span(elapsed)} elapsed"
         clock += f", about {span(left)} left" if self.graded and left else ""
         start = "\r" if sys.stdout.isatty() else ""
-        # A submission's name and words may hold half a character, or steer the terminal.
-        text = "".join(c if c.isprintable() else "?" for c in f"{name}: {words}")
-        print(f"{start}[{self.done}/{self.count}] {text} ({clock})", flush=True)
+        # A submission's words may hold half a character, or steer the terminal.
+        words = "".join(c if c.isprintable() else "?" for c in words)
+        print(f"{start}[{self.done}/{self.count}] {name}: {words} ({clock})", flush=True)
 
 
 def span(seconds):

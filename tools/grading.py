@@ -158,7 +158,8 @@ def digest(one):
 def name_of(one, parts):
     words = [*one.path.parts[1:][-parts:-1], one.path.stem]
     name = "-".join(words + ([one.network] if parts > 1 and one.network else []))
-    name = name.encode(errors="replace").decode()  # some zip files unpack what is no character
+    # Some zip files unpack what is no character; another one may steer the terminal.
+    name = "".join(c if c.isprintable() else "?" for c in name)
     return name + "_" * (name == "index")  # index.html is the overview
 
 
