@@ -161,7 +161,7 @@ def fit(
         keep_freed_memory()
     progress = progress and distributed.rank() == 0
     part = "val" if validate else "test"
-    data = load_cifar10(progress=progress) if data is None else checked_data(data)
+    data = load_cifar10(progress=progress) if data is None else checked_data(data, not validate)
     images, labels, test_images, test_labels = data = held_out(data) if validate else data
 
     arrays = fingerprint(data) if checkpoint else ""

@@ -79,9 +79,10 @@ def checked_images(images):
     )
 
 
-def checked_data(data):
-    """`data` as a `Cifar10` of arrays. Raises ValueError for anything else than images and labels,
-    twice.
+def checked_data(data, test=True):
+    """`data` as a `Cifar10` of arrays, whose test images are looked at if `test`.
+
+    Raises ValueError for anything else than images and labels, twice.
     """
     if not isinstance(data, tuple | list) or len(data) != 4:
         raise ValueError(
@@ -89,7 +90,7 @@ def checked_data(data):
             "load_cifar10 returns them."
         )
     data = Cifar10(*map(as_array, data))
-    for images, labels in (data[:2], data[2:]):
+    for images, labels in (data[:2], data[2:]) if test else (data[:2],):
         checked_labels(labels, len(checked_images(images)))
     return data
 
