@@ -64,8 +64,8 @@ def load(name):
         raise TrainingError(f"{recorded} is damaged: python -m tools.calibrate {name}") from None
     if not same:
         raise TrainingError(
-            f"weights/{name}.pt is not the file that its calibration belongs to; restore it "
-            f"(git checkout weights), or python -m tools.calibrate {name}"
+            f"weights/{name}.pt is not the file that its calibration belongs to: git restore "
+            f"weights/{name}.pt results/{name}.json, or python -m tools.calibrate {name}"
         )
     return Trained(network, record["recipe"]["augment"], calibration)
 
@@ -193,6 +193,8 @@ def page():
 
 def start(port, block=True):
     """Serves the page on this machine alone, at http://127.0.0.1:<port>."""
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio asks its own page whether it is up
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     fonts = dict(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from the web
     return page().launch(
         server_name="127.0.0.1",

@@ -27,4 +27,7 @@ def missing():
 
 if HOSTED and missing():
     command = [sys.executable, "-m", "pip", "install", "--quiet", *missing()]
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:
+        raise SystemExit(
+            "No packages: is there a network? In Kaggle: Settings, switch Internet on."
+        )

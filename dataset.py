@@ -32,7 +32,7 @@ from core.arrays import (
 )
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
 from core.common import Parser
-from core.distributed import mine, rank
+from core.distributed import rank, shard
 from core.download import DataError, data_root, load_cifar10
 from core.photos import load_photos as load_photos, open_photo as open_photo
 from core.turning import colours, recoloured, turned, turns
@@ -107,7 +107,7 @@ class View(NamedTuple):
 
 
 class DeviceBatches:
-    """Whole-batch augmentation on the device, flip, shift and cutout by indexing.
+    """Whole-batch augmentation on the device: flips, crops and holes by indexing, turns, colours.
 
     See `make_batches`.
 
@@ -186,7 +186,7 @@ class DeviceBatches:
         self.epoch += self.train
         for picked in order.split(self.batch_size):
             if self.train:
-                picked = mine(picked)
+                picked = shard(picked)
             batch, labels = cut(picked), self.labels[picked]
             if mixed:
                 other = partner[picked]
@@ -282,7 +282,7 @@ class AlbumentationsBatches:
         return DataLoader(
             self.data,
             batch_size=None,  # the sampler yields whole batches of indices
-            sampler=[mine(indices).numpy() for indices in order.split(self.batch_size)],
+            sampler=[shard(indices).numpy() for indices in order.split(self.batch_size)],
             num_workers=self.workers,
             collate_fn=_as_it_is,
             worker_init_fn=self.seed_worker,

@@ -30,7 +30,6 @@ from core.checkpoint import (
     fingerprint,
     identity_of,
     load_checkpoint,
-    named_for,
     read_tensors,
     save_checkpoint,
     save_weights,
@@ -51,7 +50,7 @@ from core.listing import print_list
 from core.optim import make_optimizer, make_schedule
 from core.recipes import RECIPES, Recipe
 from core.records import epoch_line, make_record, name_of, part_of, paths_of, read_record
-from core.spread import same_buffers, share, spread
+from core.spread import broadcast_buffers, scale_for_ddp, wrap_ddp
 from core.watching import as_kept
 from dataset import DataError, View, held_out, load_cifar10, make_batches
 from model import MODELS, count_parameters
@@ -77,7 +76,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
             images = images.contiguous()  # (N, 3, H, W); they come in channels-last
         loss, logits = forward(model, images, labels, recipe, precision)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(share(loss, len(labels))).backward()
+        scaler.scale(scale_for_ddp(loss, len(labels))).backward()
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
@@ -185,7 +184,7 @@ def fit(
     history = load_checkpoint(checkpoint, identity, states, device, precision) if resume else []
     setup = time.perf_counter() - clock
 
-    trained = spread(network)
+    trained = wrap_ddp(network)
     for epoch in range(len(history), recipe.epochs):
         distributed.reseed(recipe.seed, epoch)
         clock = time.perf_counter()
@@ -223,8 +222,8 @@ def fit(
 
 def judge(network, images, labels, recipe, precision, flip=False):
     """(loss, accuracy) of the images; each process judges its share of them."""
-    same_buffers(network)
-    images, labels = distributed.mine(images), distributed.mine(labels)
+    broadcast_buffers(network)
+    images, labels = distributed.shard(images), distributed.shard(labels)
     seen = evaluate(network, images, labels, recipe.augment, precision, flip)
     return distributed.judged(seen, labels, network)
 
@@ -261,7 +260,7 @@ def load_weights(path):
     try:
         saved = read_tensors(path)
         network = MODELS[saved["model"]]()
-        network.load_state_dict(named_for(network, saved["state"]))  # some are halves
+        network.load_state_dict(saved["state"])  # some are halves
         record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
         record = read_record(record)
         if record["model"] != saved["model"]:

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from core.device import autocast
-from core.spread import normalise_over_all
+from core.spread import convert_sync_batchnorm
 
 BATCHES = 20
 
@@ -25,7 +25,7 @@ def follow(network, optimizer, decay):
     if not decay:
         return network
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    normalise_over_all(average)  # `settled` draws its statistics from all processes' images
+    convert_sync_batchnorm(average)  # `settled` draws its statistics from all processes' images
     optimizer.register_step_post_hook(lambda *_: average.update_parameters(network))
     return average
 

@@ -1,5 +1,6 @@
 """The state of an unfinished run: written after every epoch, gone on from to the identical end."""
 
+import errno
 import hashlib
 import inspect
 import io
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.common import RESUMED, CheckpointError, write_atomically
+from core.common import RESUMED, CheckpointError, TrainingError, write_atomically
 from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 from core.undisturbed import unwrapped
@@ -141,15 +142,6 @@ def read_tensors(path):
     return content
 
 
-def named_for(network, state):
-    """Weights by the names that `network` has for them: without those that torch.compile and
-    DataParallel put before them.
-    """
-    known = network.state_dict()
-    plain = {name: name.removeprefix("_orig_mod.").removeprefix("module.") for name in state}
-    return {name if name in known else plain[name]: value for name, value in state.items()}
-
-
 def save_weights(path, network, model):
     """Writes a trained network: the name in MODELS, and the weights."""
     state = unwrapped(network).state_dict()
@@ -194,13 +186,15 @@ def load_checkpoint(path, identity, states, device, precision):
     """
     if path is None or not Path(path).exists():
         raise CheckpointError(
-            f"There is no checkpoint {path} to resume from; start without --resume."
+            f"There is no checkpoint {path} to resume from: the run is finished (its record is in "
+            "results/ then), or not begun; start without --resume."
         )
     try:
         state = read_tensors(path)
         saved = state["identity"]
         saved["recipe"] = DEFAULTS | saved["recipe"]
-    except DAMAGE:
+    except DAMAGE as error:
+        check_passing(error, path)
         raise CheckpointError(
             f"{path} is not a checkpoint of this program, or is damaged; "
             "delete it and start without --resume."
@@ -225,10 +219,22 @@ def load_checkpoint(path, identity, states, device, precision):
         others = {key: v for key, v in state["made"].items() if v != here[key]}
         return [others | epoch for epoch in state["history"]]
     except DAMAGE as error:
+        check_passing(error, path)
         raise CheckpointError(
             f"{path} does not fit this run ({(str(error) or repr(error)).splitlines()[0]}); "
             "delete it and start without --resume."
         ) from None
+
+
+def check_passing(error, path):
+    """Raises TrainingError for what may be over soon: a disk or a network that fails, a full GPU.
+
+    The checkpoint may be whole, and days may stand in it.
+    """
+    told = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: a zip
+    if told or isinstance(error, torch.OutOfMemoryError):
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(f"{path} cannot be read now ({reason}); repeat the command.") from None
 
 
 def comparable(saved, asked):

@@ -145,9 +145,9 @@ def read_json(path, default=None):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"There is no {path}; make it, or restore it: git checkout.") from None
+        raise ValueError(f"There is no {path}; make it, or git restore {path}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); restore it: git checkout.") from None
+        raise ValueError(f"{path} cannot be read ({error}); git restore {path}") from None
 
 
 def write_json(path, content, advice=AGAIN):

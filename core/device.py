@@ -14,6 +14,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -30,13 +31,20 @@ CPU_FLOAT16 = {"avx512_fp16", "amx_fp16", "fp16_arith"}
 def pick_device(name=None):
     """A torch.device.
 
-    name: such as "cpu" or "cuda:1"; None takes the accelerator that torch finds, else the CPU.
+    name: such as "cpu" or "cuda:1"; None takes the accelerator that torch finds, else the CPU;
+        with a line of warning also instead of a GPU that is too old for this torch.
 
     Raises TrainingError for one that is unknown, or asked for and not there.
     """
     default = torch.device("cpu")
     if torch.accelerator.is_available():
         default = torch.accelerator.current_accelerator()
+    if name is None and default.type == "cuda" and not has_kernels(default):
+        _warn_once(
+            f"torch {torch.__version__} has no kernels for this GPU ({describe_device(default)}); "
+            "the CPU computes. An older torch may have: pytorch.org/get-started/previous-versions."
+        )
+        return torch.device("cpu")
     if name is None:
         return default
     try:
@@ -47,11 +55,21 @@ def pick_device(name=None):
     if available and device.type == "cuda" and device.index is not None:
         available = device.index < torch.cuda.device_count()
     if not available:
+        built = device.type != "cuda" or torch.backends.cuda.is_built()
+        none = "finds none here" if built else "is built without CUDA (see pytorch.org/get-started)"
         raise TrainingError(
-            f"Device {str(name)!r} was asked for, but torch finds none here; "
+            f"Device {str(name)!r} was asked for, but torch {none}; "
             "use --device cpu, or leave --device out."
         )
     return device
+
+
+def has_kernels(device):
+    """Whether this torch was built for a CUDA device; else the first operation on it fails."""
+    major, minor = torch.cuda.get_device_capability(device)
+    built = [re.match(r"sm_(\d+)", name) for name in torch.cuda.get_arch_list()]
+    known = [int(found[1]) for found in built if found]  # "sm_90a", but not ROCm's "gfx942"
+    return not known or 10 * major + minor >= min(known)
 
 
 def native_precisions(device_type, features=(), capability=(0, 0)):

@@ -1,7 +1,7 @@
 """One run on several processes, as torchrun starts them; a process alone does without.
 
     with joined(device):     the processes know each other
-    mine(indices)            this process's share of a batch, or of the test images
+    shard(indices)           this process's share of a batch, or of the test images
     mean(sums, count)        over the samples of all processes
 
 A run means the same whatever their number: each batch of the recipe is split among them, and
@@ -109,7 +109,7 @@ def take_device(kind, number):
         torch.cuda.set_device(number)
 
 
-def mine(items):
+def shard(items):
     """This process's share of `items`: every so many-th. It may be empty."""
     return items[rank() :: size()]
 
@@ -120,7 +120,7 @@ def reseed(seed, epoch):
         torch.manual_seed((1_000_003 * seed + epoch) * size() + rank())
 
 
-def summed(tensor):
+def all_reduce(tensor):
     """The sum of `tensor` over all processes; it is overwritten."""
     if size() > 1:
         dist.all_reduce(tensor)
@@ -131,7 +131,7 @@ def mean(sums, count):
     """`sums`, (K,) of `count` samples in this process, over all samples of all processes: (K,)."""
     if size() == 1:
         return sums / count
-    *sums, count = summed(torch.cat([sums, sums.new_tensor([count])])).split(1)
+    *sums, count = all_reduce(torch.cat([sums, sums.new_tensor([count])])).split(1)
     return torch.cat(sums) / count
 
 

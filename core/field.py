@@ -143,9 +143,15 @@ class Sight:
                 behind.add(number)
                 waiting.extend(operation.inputs)
                 if operation.multiplies and not here:
-                    # Attention among the positions of a map without rows.
-                    found |= Field(*self.shape[1:], ALL)
+                    found |= self.all_seen(number)
         return found
+
+    def all_seen(self, number):
+        """The `Field` of attention among the positions of a map without rows."""
+        if not all(ruler.grown(number) for ruler in self.wide):
+            return Field(*self.shape[1:], ALL)
+        side = min(ruler.side for ruler in self.wide)
+        return Field(side, side, ALL)
 
     def measured(self, number):
         if number not in self.known:

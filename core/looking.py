@@ -29,9 +29,10 @@ def grad_cam(network, images, classes=None, layer=None):
             f"{type(network).__name__} must evaluate (call network.eval() first) and have a block "
             "c4 (see model.FourBlocks); or give the module whose map is meant, layer=network.conv."
         )
-    with torch.no_grad():
-        answers = network(images).argmax(1)
-    classes = answers if classes is None else torch.as_tensor(classes, device=images.device)
+    if classes is None:
+        with torch.no_grad():
+            classes = network(images).argmax(1)
+    classes = torch.as_tensor(classes, device=images.device)
     maps = LayerGradCam(network, layer).attribute(images, classes.long(), relu_attributions=True)
     maps = maps.detach().float()  # (N, 1, h, w)
     if maps.shape[2:] != images.shape[2:]:

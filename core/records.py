@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
-from core.common import ROOT, is_number
+from core.common import ROOT, TrainingError, is_number, read_json
 from core.distributed import circumstances
 from core.recipes import DEFAULTS, settings
 
@@ -131,7 +131,7 @@ def load_records(pattern="*.json", root=None):
 
 
 def read_record(path):
-    """The record at `path`. Raises ValueError for anything else."""
+    """The record at `path`. Raises ValueError for anything else, TrainingError if unreadable."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         part = part_of(record)
@@ -145,7 +145,9 @@ def read_record(path):
             and all(share <= 1 for share in shares)
             and all(isinstance(text, str) for text in texts)
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror}); try again.") from None
+    except (ValueError, KeyError, IndexError, TypeError):
         whole = False
     if not whole:
         raise ValueError(
@@ -156,9 +158,7 @@ def read_record(path):
 
 def published():
     """What others have published at the edge of the budget: see results/published/frontier.json."""
-    return json.loads(
-        (ROOT / "results" / "published" / "frontier.json").read_text(encoding="utf-8")
-    )
+    return read_json(ROOT / "results" / "published" / "frontier.json")
 
 
 def longest_trainings(groups):

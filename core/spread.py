@@ -5,43 +5,43 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.distributed import size, summed
+from core.distributed import all_reduce, size
 
 
-def share(loss, count):
+def scale_for_ddp(loss, count):
     """`loss`, the mean over `count` samples of this process, as its part in that of all.
 
     DistributedDataParallel averages gradients over processes, not over samples.
     """
     if size() == 1:
         return loss
-    return loss * count * size() / summed(torch.tensor(count, device=loss.device))
+    return loss * count * size() / all_reduce(torch.tensor(count, device=loss.device))
 
 
-def spread(network):
+def wrap_ddp(network):
     """What `train_epoch` trains in the place of `network`: it shares weights and buffers with it.
 
     Layers that are BatchNorm themselves, no subclasses of it, normalise over all processes.
     """
     if size() == 1:
         return network
-    normalise_over_all(network)
+    convert_sync_batchnorm(network)
     # static_graph: parameters that the network does not use are no error.
     return DistributedDataParallel(network, static_graph=True)
 
 
-def normalise_over_all(network):
-    """Puts a `WholeBatchNorm` in the place of each BatchNorm, where there are several processes."""
+def convert_sync_batchnorm(network):
+    """Puts a `SyncBatchNorm` in the place of each BatchNorm, where there are several processes."""
     found = list(network.named_modules(remove_duplicate=False)) if size() > 1 else ()
     made = {}  # a layer may have several names
     for path, layer in found:
         if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             parent, _, name = path.rpartition(".")
-            made[layer] = made.get(layer) or WholeBatchNorm.like(layer)
+            made[layer] = made.get(layer) or SyncBatchNorm.like(layer)
             setattr(network.get_submodule(parent), name, made[layer])
 
 
-def same_buffers(network):
+def broadcast_buffers(network):
     """Gives all processes the first one's buffers: the network that is evaluated is one."""
     for buffer in network.buffers() if size() > 1 else ():
         dist.broadcast(buffer, 0)
@@ -52,14 +52,14 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor):
-        return summed(tensor.clone())
+        return all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx, gradient):
-        return summed(gradient.clone())
+        return all_reduce(gradient.clone())
 
 
-class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm that is trained with the statistics of the whole batch, however it is split.
 
     nn.SyncBatchNorm is the same for GPUs alone.

@@ -37,7 +37,7 @@ class ByClass:
     precision: as in a Recipe.
     """
 
-    def __init__(self, batches, precision="float32"):
+    def __init__(self, batches, precision="auto"):
         self.batches = batches
         self.precision = precision
 

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import inspect
 import itertools
 import sys
 import traceback
@@ -242,7 +241,7 @@ def train_once(name, run, recipe, device, several=False):
 
 
 def main():
-    parser = Parser("-m experiments.sweep", description=inspect.getdoc(sys.modules[__name__]))
+    parser = Parser("-m experiments.sweep", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("table", help="a table of runs, e.g. experiments/06_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")

@@ -156,12 +156,14 @@ def test_a_port_that_is_none_or_taken_is_a_sentence():
 
 @pytest.fixture(scope="module")
 def address(cifar):
-    """`python app.py`, as it is typed."""
+    """`python app.py`, as it is typed, where a proxy is set and does not answer."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "app.py", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    around = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    around |= {"PYTHONUNBUFFERED": "1", "http_proxy": "http://127.0.0.1:9"}
+    process = subprocess.Popen(command, cwd=ROOT, env=around)
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
         assert process.poll() is None

@@ -44,6 +44,32 @@ def test_what_made_up_devices_multiply(device_type, details, fastest_first):
     assert d.native_precisions(device_type, **details) == fastest_first
 
 
+@pytest.mark.parametrize(
+    ("capability", "built_for", "works"),
+    [
+        ((6, 0), ["sm_75", "sm_80", "sm_90a", "compute_90"], False),  # P100
+        ((7, 5), ["sm_75", "sm_80", "sm_90a", "compute_90"], True),
+        ((12, 0), ["sm_75", "sm_80", "sm_90a", "compute_90"], True),
+        ((9, 0), ["gfx90a", "gfx942"], True),  # AMD's names
+    ],
+)
+def test_a_gpu_that_is_too_old_for_this_torch(capability, built_for, works, monkeypatch, capsys):
+    gpu = torch.device("cuda")
+    for name, found in {
+        "accelerator.is_available": True,
+        "accelerator.current_accelerator": gpu,
+        "cuda.get_device_capability": capability,
+        "cuda.get_device_name": "Old",
+        "cuda.get_arch_list": built_for,
+    }.items():
+        monkeypatch.setattr(f"torch.{name}", lambda *_, found=found: found)
+    d._warn_once.cache_clear()
+    assert d.pick_device() == (gpu if works else torch.device("cpu"))
+    assert d.pick_device("cuda") == gpu  # who asks for it gets it
+    told = "no kernels for this GPU (cuda: Old, capability 6.0); the CPU computes"
+    assert (told in capsys.readouterr().err) != works
+
+
 @pytest.fixture
 def old_processor(monkeypatch):
     """A processor that multiplies float32 only, and nothing said before."""

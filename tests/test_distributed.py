@@ -23,7 +23,7 @@ from torch import nn
 import train
 from core import distributed
 from core.common import TrainingError
-from core.spread import WholeBatchNorm, normalise_over_all, spread
+from core.spread import SyncBatchNorm, convert_sync_batchnorm, wrap_ddp
 from dataset import Cifar10, make_batches
 
 # 600 images: 13 batches of 46 and one of 2, of which the third of three processes has none.
@@ -79,12 +79,12 @@ def normalised(layer):
     x = 3 + torch.randn(shape, generator=generator, dtype=torch.float64)
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
     network = nn.Sequential(copy.deepcopy(layer).double(), nn.Linear(1, 1))
-    spread(network)
+    wrap_ddp(network)
     layer = network[0]
     for _ in range(2):
-        here = distributed.mine(x).clone().requires_grad_()
+        here = distributed.shard(x).clone().requires_grad_()
         out = layer(here)
-        (out.sin() * distributed.mine(weight)).sum().backward()
+        (out.sin() * distributed.shard(weight)).sum().backward()
     statistics = torch.stack([layer.running_mean, layer.running_var])
     return [value.tolist() for value in (statistics, out, here.grad)]
 
@@ -259,13 +259,13 @@ def test_a_layer_of_two_names_stays_one(monkeypatch):
     network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
     network.again = network[0]
     monkeypatch.setattr("core.spread.size", lambda: 2)
-    normalise_over_all(network)
-    assert type(network[0]) is WholeBatchNorm and network.again is network[0]
+    convert_sync_batchnorm(network)
+    assert type(network[0]) is SyncBatchNorm and network.again is network[0]
 
 
 def test_one_process_does_without(small):
     network, record = train.fit(Normed, QUICK, small, device="cpu", progress=False)
-    assert not any(isinstance(module, WholeBatchNorm) for module in network.modules())
+    assert not any(isinstance(module, SyncBatchNorm) for module in network.modules())
     assert "processes" not in record["device"]
     assert (distributed.rank(), distributed.size()) == (0, 1)
 

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from core import download as d
 
@@ -144,6 +145,23 @@ def test_altered_file_is_set_aside(cifar, offline, capsys):
         d.load_cifar10(offline, progress=False)
     assert sorted(path.name for path in offline.iterdir()) == [f"{d.ARCHIVE}.bad", f"{d.CACHE}.bad"]
     assert "set aside as cifar10.npz.bad" in capsys.readouterr().err
+
+
+def test_who_waits_for_another_process_says_so(offline, monkeypatch, capsys):
+    monkeypatch.setattr(d, "PATIENCE", 0.1)
+    monkeypatch.setattr(d, "MIRRORS", ())
+    held = threading.Event()
+
+    def hold():
+        with FileLock(offline / ".lock"):
+            held.set()
+            time.sleep(1)
+
+    threading.Thread(target=hold).start()
+    held.wait(60)
+    with pytest.raises(d.DataError, match="from any source"):
+        d.load_cifar10(offline, progress=False)
+    assert capsys.readouterr().out == "Another process is fetching the data; waiting for it.\n"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])

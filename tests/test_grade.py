@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -246,6 +248,34 @@ def test_a_test_cell_of_otter_grader(small, tmp_path, monkeypatch):
     assert small_enough.passed
     assert not every_rule.passed
     assert "rules are not kept" in every_rule.message
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path):
+    for name in ("a.py", "b.ipynb", ".hidden", "grades.csv"):
+        (tmp_path / name).write_text("")
+    for folder in ("carol", "grades"):
+        (tmp_path / folder).mkdir()
+    assert [
+        Path(name).name for name in grading.left_out([str(tmp_path), "no.py"], tmp_path / "grades")
+    ] == [
+        "b.ipynb",
+        "carol",
+        "grades.csv",
+    ]
+    with pytest.raises(ValueError, match=r"a folder for each student is given as .*/\*$"):
+        grading.submissions_of([str(tmp_path / "carol")])
+
+
+def test_a_limit_that_nobody_set_is_the_machines_and_makes_no_other_report(small, monkeypatch):
+    [one], terms = grading.submissions_of([__file__]), grading.terms_of()
+    seen = []
+    with grading.opened(small) as images:
+        for gigabytes in (4, 64):
+            there = SimpleNamespace(total=gigabytes * 2**30)
+            monkeypatch.setattr(psutil, "virtual_memory", lambda there=there: there)
+            seen.append((terms.allowed["memory"] / 2**30, grading.asked(one, terms, images)))
+    assert [memory for memory, _ in seen] == [3, 8]
+    assert seen[0][1] == seen[1][1]
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 """What watches over a submission, and what keeps it in its folder."""
 
+import errno
 import os
 import subprocess
 import sys
+import urllib.error
 
+import psutil
 import pytest
+import torch
 from conftest import ROOT
 
 from core import limits
-from tools import guard
+from tools import guard, submission
 from tools.verdict import notes
 
 
@@ -23,6 +27,44 @@ def test_output_keeps_its_beginning_and_its_end():
     assert len(told["text"]) < 8100
     ended = dict(output=told, changed=[])
     assert "only the beginning and the end were kept" in notes(ended, {})[0]
+
+
+def test_memory_counts_where_the_system_does_not_tell_what_is_shared(monkeypatch):
+    """macOS tells it to root alone."""
+
+    def refuse(self):
+        raise psutil.AccessDenied
+
+    me = psutil.Process()
+    assert guard.resident([me], shared_once=True) > 0
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    assert guard.resident([me], shared_once=True) == pytest.approx(me.memory_info().rss, rel=0.1)
+
+
+def test_a_file_is_refused_for_writing_and_a_connection_for_itself(tmp_path):
+    with pytest.raises(OSError) as opened:
+        (tmp_path / "none" / "file").write_text("")
+    opened.value.errno = errno.EACCES
+    refused = PermissionError(errno.EACCES, "Permission denied")  # of a connection
+    errors = opened.value, refused, urllib.error.URLError(refused)
+    assert [submission.kind_of(e) for e in errors] == ["writing", "network", "network"]
+    assert submission.kind_of(PermissionError(errno.EPERM, "of a signal")) == "error"
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError])
+def test_an_error_without_words_is_an_error(kind):
+    mute = type("Mute", (kind,), {"__str__": lambda self: 1 / 0})
+    with pytest.raises(mute) as raised:
+        raise mute
+    assert submission.kind_of(raised.value) == "error"
+    told = submission.sentence(raised.value, "mine.py")
+    assert told == "Mute: (its message cannot be printed)"
+
+
+def test_the_memory_of_a_gpu_is_not_that_of_the_limit():
+    for error in (torch.OutOfMemoryError("CUDA"), RuntimeError("MPS backend out of memory")):
+        assert submission.kind_of(error) == "error"
+    assert submission.kind_of(RuntimeError("can't allocate memory")) == "memory"
 
 
 def test_an_output_that_was_kept_whole_is_not_called_short():

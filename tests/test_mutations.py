@@ -92,17 +92,6 @@ def test_damaged_weights(seed, place):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
-def test_weights_of_a_wrapped_network_are_its_own(prefix, place):
-    saved = torch.load(GOOD, weights_only=True)
-    expected = saved["state"]["output.1.weight"]
-    saved["state"] = {prefix + name: value for name, value in saved["state"].items()}
-    torch.save(saved, place)
-    network, record = train.load_weights(place)
-    assert torch.equal(network.output[1].weight, expected)
-    assert record["model"] == "net"
-
-
 def test_the_folder_of_the_weights_may_be_a_link(place):
     folder = place.parent.rename(place.parent.with_name("big disk"))
     place.parent.symlink_to(folder, target_is_directory=True)

@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 import train as t
-from core.checkpoint import named_for, read_tensors
+from core.checkpoint import read_tensors
 from core.records import part_of, read_record
 from dataset import held_out
 from experiments import mixed
@@ -50,7 +50,7 @@ def test_larger_kernels_have_the_accuracy_of_their_record(name, cifar):
     """On 500 of the images that judged them, within three standard errors."""
     network = mixed.gated_large()
     saved = read_tensors(ROOT / "weights" / "07_frontier_gpu" / f"{name}.pt")
-    network.load_state_dict(named_for(network, saved["state"]))
+    network.load_state_dict(saved["state"])
     record = read_record(ROOT / "results" / "07_frontier_gpu" / f"{name}.json")
     part = part_of(record)
     _, _, images, labels = held_out(cifar) if part == "val" else cifar

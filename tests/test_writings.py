@@ -94,10 +94,24 @@ def test_no_map_is_pooled_by_what_only_scales():
     assert judged(Do(spread_out, n=small()))[4]
 
 
-def test_the_mean_of_tokens_is_global_average_pooling():
+def test_the_mean_of_tokens_is_global_average_pooling_and_sees_all():
     attend = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     network = Do(tokens, c=conv(3, 8, stride=4), a=attend, o=Linear(8, 10))
-    assert judged(network)[5]
+    _, field, *_, average = judged(network)
+    assert average
+    least, why = field.split(": ")
+    assert int(least.removeprefix("at least ")) > 44 and why == ALL
+
+
+def test_tokens_of_a_fixed_number_see_all_of_32_pixels():
+    def attend(net, x):
+        t = net.c(x).flatten(2).transpose(1, 2) + net.place
+        return net.o(((t @ t.transpose(1, 2)).softmax(-1) @ t).mean(1))
+
+    place = nn.Parameter(torch.zeros(64, 8))
+    assert judged(Do(attend, c=conv(3, 8, stride=4), o=Linear(8, 10), place=place))[1] == (
+        f"at least 32: {ALL}"
+    )
 
 
 def test_the_one_channel_of_a_last_map_is_averaged_or_not():

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from analysis import count_macs
-from core.common import ROOT, Parser, read_json, write_json
+from core.common import ROOT, Parser, TrainingError, check_writable, read_json, write_json
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
 from experiments.designs import dilated
@@ -116,8 +116,9 @@ def table(measured):
 def main():
     Parser("-m tools.bench_blocks", description=__doc__.splitlines()[0]).parse_args()
     try:
+        check_writable([RESULT])
         known, precision = read_json(RESULT, {}), pick_precision("cpu")
-    except ValueError as error:
+    except (TrainingError, ValueError) as error:
         sys.exit(f"bench_blocks: {error}")
     torch.set_num_threads(1)
     keep_freed_memory()

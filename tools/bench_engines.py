@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from core.augment import MEAN, STD
-from core.common import ROOT, Parser, whole_number, write_json
+from core.common import ROOT, Parser, TrainingError, check_writable, whole_number, write_json
 from dataset import DataError, load_cifar10, make_batches
 
+RESULT = ROOT / "results" / "bench" / "engines.json"
 WORKERS = 2
 SHIFTS = {
     "albumentations": ("flip_shift", "standard"),
@@ -78,8 +79,9 @@ def main():
     parser.add_argument("--images", type=whole_number, help="only so many; writes nothing")
     count = parser.parse_args().images
     try:
+        check_writable([] if count else [RESULT])
         data = load_cifar10()
-    except DataError as error:
+    except (DataError, TrainingError) as error:
         sys.exit(f"bench_engines: {error}")
     images, labels = data.train_images[:count], data.train_labels[:count]
     speeds = benchmark(images, labels, seconds=0.2 if count else 5.0)
@@ -93,7 +95,7 @@ def main():
         "albumentations": importlib.metadata.version("albumentations"),
         "images_per_second": speeds,
     }
-    write_json(ROOT / "results" / "bench" / "engines.json", record)
+    write_json(RESULT, record)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,15 @@ import time
 import torch
 
 from analysis import operations
-from core.common import ROOT, Parser, TrainingError, read_json, whole_number, write_json
+from core.common import (
+    ROOT,
+    Parser,
+    TrainingError,
+    check_writable,
+    read_json,
+    whole_number,
+    write_json,
+)
 from core.device import describe_device, pick_precision
 from core.recipes import RECIPES
 from core.records import race_table
@@ -94,6 +102,7 @@ def main():
     parser.add_argument("--seeds", type=whole_number, default=1, help="runs of each (default: 1)")
     seeds = parser.parse_args().seeds
     try:
+        check_writable([RESULT])
         races = read_json(RESULT, {})
         records, peaks = race(seeds)
     except (DataError, TrainingError, ValueError) as error:  # ValueError: of PRECISION, too

@@ -9,15 +9,14 @@ so the temperature is fitted on every other test image and judged on those betwe
 chosen by it.
 """
 
-import inspect
 import sys
 
 import train
+from core.arrays import mistakes
 from core.calibration import calibrated, calibration_error, fit_temperature
 from core.checkpoint import fingerprint
 from core.common import ROOT, Parser, TrainingError, write_json
 from dataset import CLASSES, DataError, load_cifar10, make_batches
-from utils import mistakes
 
 SHOWN = 24  # of each class, the most confident
 
@@ -47,7 +46,7 @@ def calibration(name, data):
 
 
 def main():
-    parser = Parser("-m tools.calibrate", description=inspect.getdoc(sys.modules[__name__]))
+    parser = Parser("-m tools.calibrate", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="runs, e.g. net-sprint-seed0")
     names = parser.parse_args().names
     files = sorted((ROOT / "weights").glob("*-seed0.pt"))

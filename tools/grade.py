@@ -35,12 +35,14 @@ from tools.grading import (
     asked,
     grade_item,
     grade_one,
+    left_out,
     names_of,
     opened,
     report_in,
     submissions_of,
     terms_of,
 )
+from tools.verdict import few
 
 
 def grade(submission, *, data=None, out="grades", tell=None, **terms):
@@ -122,6 +124,8 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
         raise ValueError("Other processes cannot be handed data; leave out data, or jobs and dask.")
     out = out.resolve()  # they may be in another folder
     submissions = submissions_of(words)
+    if ignored := left_out(words, out):
+        print(f"No Python files, so they are not graded: {few(ignored)}.")
     names = names_of(submissions, out)
     progress, reports = Progress(len(names)), {}
     with opened(data) as images:
@@ -152,6 +156,9 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
     return [reports[name] for name in names if name in reports]
 
 
+JOBS = "at a time (default: 1); each may use that much memory"
+
+
 def parse(arguments):
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("tools/grade.py", formatter_class=raw, description=__doc__)
@@ -161,10 +168,11 @@ def parse(arguments):
     add("--recipe", default="sprint", help="a recipe in RECIPES (default: sprint, 10 epochs)")
     add("--epochs", type=whole_number, help="instead of the recipe's")
     add("--seed", type=int, default=0, help="weights, order and augmentation follow from it")
+    add("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     add("--minutes", type=float, default=60, help="limit for each submission (default: 60)")
     add("--memory", type=float, help="limit for each, in GiB (default: 8, or 3/4 of the machine's)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--jobs", type=whole_number, default=1, help="at a time (default: 1)")
+    where.add_argument("--jobs", type=whole_number, default=1, help=JOBS)
     where.add_argument("--dask", help="the address of a Dask scheduler; see CONTRIBUTING.md")
     return parser.parse_args(arguments)
 

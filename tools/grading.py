@@ -56,14 +56,16 @@ class Terms(NamedTuple):
 
     recipe: Recipe
     minutes: float
-    memory: float  # GiB
+    memory: float | None  # GiB
     device: str | None = None
 
     @property
     def allowed(self):
         """The limits as the guard wants them: seconds, bytes, processes."""
-        memory = int(self.memory * 2**30)
-        return {"seconds": 60 * self.minutes, "memory": memory, "processes": PROCESSES}
+        there = psutil.virtual_memory().total / 2**30
+        memory = self.memory or min(8, round(0.75 * there, 1))
+        used = {"seconds": 60 * self.minutes, "memory": int(memory * 2**30)}
+        return used | {"processes": PROCESSES}
 
 
 def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, device=None):
@@ -80,9 +82,7 @@ def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, devi
     """
     if sys.platform == "win32":
         raise ValueError("Windows cannot limit a submission; grade in WSL, on Linux or macOS.")
-    if memory is None:
-        memory = min(8, round(0.75 * psutil.virtual_memory().total / 2**30, 1))
-    for name, value in (("minutes", minutes), ("memory", memory)):
+    for name, value in (("minutes", minutes), ("memory", 8 if memory is None else memory)):
         if not is_number(value) or value <= 0:
             raise ValueError(f"{name} is {value!r}; it must be a number greater than 0.")
     recipe = dataclasses.replace(find(RECIPES, recipe, "recipe"), seed=seed)
@@ -109,12 +109,23 @@ def submissions_of(words):
         visible = (file for file in path.glob("*.py") if file.name[0] != "." and file.is_file())
         files = sorted(visible) if path.is_dir() else [path]
         if not files or files[0].suffix != ".py":
-            raise ValueError(f"{path} is no Python file, nor a folder with some.")
+            raise ValueError(
+                f"{path} is no Python file, nor a folder with some; a folder for each student is "
+                f"given as {path}/*"
+            )
         if network is not None and not network.isidentifier():
             raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
         for file in files:
             found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
     return list(found.values())
+
+
+def left_out(words, out):
+    """What the folders among `words` hold beside Python files, but for hidden ones and `out`."""
+    folders = [path for path in map(Path, words) if path.is_dir()]
+    inside = [path for folder in folders for path in sorted(folder.iterdir())]
+    others = [path for path in inside if path.name[0] not in "._" and path.suffix != ".py"]
+    return [str(path) for path in others if path.resolve() != out]
 
 
 def read(path):
@@ -232,6 +243,7 @@ def grade_one(one, name, terms, images, out, tell=None):
         if report is None:
             check_writable([path])
             report = {"name": name, "file": str(one.path), "asked": wanted}
+            report |= {"limits": terms.allowed}
             report |= run(one, terms, images, out, tell)
             pages.write_page(report, images.data, out)
             write_json(path, report)
@@ -256,7 +268,7 @@ def run(one, terms, images, out, tell):
         "data": images.file.fileno(),
         "limits": terms.allowed,
         "protect": limits.protects() > 0,
-        "elsewhere": [str(out.resolve()), str(data_root().resolve())],
+        "elsewhere": [str(path.resolve()) for path in (out, data_root(), one.path.parent)],
     }
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     heard, ended, begun = Heard(), None, time.monotonic()

@@ -122,12 +122,17 @@ def resident(processes, shared_once=False):
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):  # it has ended in the meantime
-            if shared_once:
-                used = process.memory_full_info()
-                total += getattr(used, "pss", used.uss)
-            else:
-                total += process.memory_info().rss
+            total += shared_fairly(process) if shared_once else process.memory_info().rss
     return total
+
+
+def shared_fairly(process):
+    """Bytes of a process; of what several share, a part where the system tells it, or nothing."""
+    try:
+        used = process.memory_full_info()
+    except psutil.AccessDenied:  # macOS tells it to root alone
+        return process.memory_info().rss
+    return getattr(used, "pss", used.uss)
 
 
 def listed(elsewhere):

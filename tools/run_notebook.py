@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import nbformat
-import torch
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -47,12 +46,12 @@ def expected_seconds(recipe, data, images=2048):
 def announce(notebook):
     """Prints the device and the minutes that the main notebook will need on it."""
     device = pick_device()
-    default = "standard" if torch.cuda.is_available() else "sprint"
+    default = "standard" if device.type == "cuda" else "sprint"
     try:
         recipe = find(train.RECIPES, os.environ.get("RECIPE") or default, "recipe")
     except ValueError as error:
         raise ValueError(f"the environment variable RECIPE: {error}") from None
-    seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10(progress=False))
+    seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10())
     minutes = max(1, round(seconds / 60))
     where = f"{describe_device(device)}, in {pick_precision(device)}"
     print(f"Executing {notebook}: about {minutes} minutes on this machine ({where}).", flush=True)

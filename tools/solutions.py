@@ -7,11 +7,12 @@ A lesson keeps its solutions under their questions; here they are together, exec
 """
 
 import re
+import sys
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from core.common import ROOT, Parser, write_text
+from core.common import ROOT, Parser, TrainingError, write_text
 from tools.readme import LESSONS
 
 PATH = ROOT / "experiments" / "solutions.ipynb"
@@ -60,7 +61,10 @@ def drawn():
 
 def main():
     Parser("-m tools.solutions", description=__doc__.splitlines()[0]).parse_args()
-    write_text(PATH, nbformat.writes(drawn()) + "\n")
+    try:
+        write_text(PATH, nbformat.writes(drawn()) + "\n")
+    except TrainingError as error:
+        sys.exit(f"solutions: {error}")
     print("experiments/solutions.ipynb is drawn; execute it: see the head of tools/solutions.py")
 
 

@@ -217,10 +217,7 @@ def sentence(error, path):
     """What an exception says, in one line, and where in the submission it was raised."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"SyntaxError in line {error.lineno}: {error.msg}"
-    try:
-        message = " ".join(str(error).split())[:300]
-    except Exception:
-        message = "(its message cannot be printed)"
+    message = " ".join(text_of(error).split())[:300]
     if isinstance(error, (Refused, TrainingError)):
         return message
     calls = traceback.extract_tb(error.__traceback__)
@@ -235,15 +232,27 @@ def sentence(error, path):
     return f"{type(error).__name__}{where}: {message}".removesuffix(": ")
 
 
+def text_of(error):
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be printed)"
+
+
 def kind_of(error):
-    """Which limit was met, "memory", "writing" or "size" (of a file), else "error"."""
-    words = str(error) if isinstance(error, (RuntimeError, OSError)) else ""
+    """Which limit was met, "memory", "writing", "size" (of a file) or "network", else "error"."""
+    words = text_of(error) if isinstance(error, (RuntimeError, OSError)) else ""
+    if isinstance(error, torch.OutOfMemoryError) or words.startswith("MPS"):
+        return "error"  # the GPU's memory, which has no limit
     short = ("allocate memory", "bad_alloc", "out of memory", "not enough memory")
     if isinstance(error, MemoryError) or any(part in words.lower() for part in short):
         return "memory"
     named = isinstance(error, OSError) and error.filename  # a connection, or a signal, has no file
     if named and error.errno in (EPERM, EACCES, EXDEV, EROFS):
         return "writing"
+    reason = getattr(error, "reason", error)  # urllib's error holds the system's
+    if isinstance(reason, PermissionError) and reason.errno == EACCES and not named:
+        return "network"
     return "size" if isinstance(error, OSError) and error.errno == EFBIG else "error"
 
 

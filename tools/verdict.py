@@ -46,7 +46,7 @@ FORM = {
         "predictions": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}},
         "confidence": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
         "refused": TEXT,
-        "kind": {"enum": ["memory", "writing", "size", "error"]},
+        "kind": {"enum": ["memory", "writing", "size", "network", "error"]},
     },
     "additionalProperties": False,
     "minProperties": 1,
@@ -187,6 +187,7 @@ def problem_of(heard, ended, images, epochs, allowed):
         first = {
             "memory": f"It asked for more memory than the limit, {gigabytes}: ",
             "writing": "It may not do that, as it may write into its own folder alone: ",
+            "network": "It may not connect to other machines: ",
             "size": "It wrote a file that is larger than the limit: ",
         }
         said = facts["refused"].rstrip(".")
