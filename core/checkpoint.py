@@ -194,7 +194,7 @@ def load_checkpoint(path, identity, states, device, precision):
         saved = state["identity"]
         saved["recipe"] = DEFAULTS | saved["recipe"]
     except DAMAGE as error:
-        check_passing(error, path)
+        raise_if_temporary(error, path)
         raise CheckpointError(
             f"{path} is not a checkpoint of this program, or is damaged; "
             "delete it and start without --resume."
@@ -219,14 +219,14 @@ def load_checkpoint(path, identity, states, device, precision):
         others = {key: v for key, v in state["made"].items() if v != here[key]}
         return [others | epoch for epoch in state["history"]]
     except DAMAGE as error:
-        check_passing(error, path)
+        raise_if_temporary(error, path)
         raise CheckpointError(
             f"{path} does not fit this run ({(str(error) or repr(error)).splitlines()[0]}); "
             "delete it and start without --resume."
         ) from None
 
 
-def check_passing(error, path):
+def raise_if_temporary(error, path):
     """Raises TrainingError for what may be over soon: a disk or a network that fails, a full GPU.
 
     The checkpoint may be whole, and days may stand in it.

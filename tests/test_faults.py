@@ -4,6 +4,7 @@ Seeded: the moments are the same each time, as far as a clock can be.
 """
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -17,10 +18,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TABLE_HEAD
+from conftest import QUICK, ROOT, TABLE_HEAD
 from test_download import official_archive, serve
+from torch import nn
 
 from core import download
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.common import CheckpointError, TrainingError
+from core.recipes import settings
 
 MOMENTS = 25
 # A process that has imported everything and forks: a child begins at once. It must not compute
@@ -298,3 +303,25 @@ def test_the_home_folder_and_blanks_in_the_environment(value, folder, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CIFAR10_ROOT", value)
     assert str(download.data_root()) == folder.format(home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nSee"), "CUDA out of memory."),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(error, said, tmp_path):
+    """A sweep would set it aside, and days with it."""
+
+    class Full:
+        def load_state_dict(self, state):
+            raise error
+
+    path, device = tmp_path / "run.pt", torch.device("cpu")
+    identity = {"recipe": settings(QUICK), "python": "3.11"}
+    save_checkpoint(path, identity, {"model": nn.Linear(1, 1)}, [], device, "float32")
+    with pytest.raises(TrainingError, match=rf"read now \({said}\); repeat the command") as found:
+        load_checkpoint(path, identity, {"model": Full()}, device, "float32")
+    assert not isinstance(found.value, CheckpointError)

@@ -1,11 +1,14 @@
 """Records and what is said of them."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 from conftest import record, runs
 
 from core import records as r
+from core.common import TrainingError
 
 
 def test_records_are_grouped_by_run_and_averaged(tmp_path):
@@ -96,6 +99,18 @@ def test_the_longest_training_of_a_network_is_taken():
     }
     groups["val"] = [record([0.5] * 9, part="val")]
     assert r.longest_trainings(groups) == {"wide": groups["b"], "net": groups["a-50epochs"]}
+
+
+def test_a_record_that_cannot_be_read_now_is_not_called_bad(tmp_path, monkeypatch):
+    """A sweep would train the run anew."""
+
+    def fail(*_, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "x-seed0.json").write_text("{}")
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(TrainingError, match=r"x-seed0\.json cannot be read \(Input/output error\)"):
+        r.load_records(root=tmp_path)
 
 
 def test_bad_records_are_named(tmp_path):
