@@ -251,7 +251,7 @@ def killed(folder, data):
     train.ROOT = folder
     train.load_cifar10 = lambda progress: data
     if os.environ["RANK"] == "1":
-        train.share = lambda *_: os.kill(os.getpid(), 9)
+        train.scale_for_ddp = lambda *_: os.kill(os.getpid(), 9)
     train.main("--model net --recipe sprint --epochs 2 --device cpu".split())
 
 
