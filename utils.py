@@ -341,6 +341,6 @@ def label_points(axis, points, bold, around):
         else:
             axis.add_artist(label)  # no free place: over another one after all
         taken.append(box)
-        if math.hypot(x, y) > 17:  # a line leads to a name that is not beside its point
+        if math.hypot(x, y) > 15:  # a line leads to a name that is not beside its point
             line = dict(arrowstyle="-", color=GREY, shrinkA=7)
             axis.annotate("", point, arrowprops=line, **offset)
