@@ -1,6 +1,7 @@
 """README and notebooks say what the records say, and are fit to be read on GitHub."""
 
 import ast
+import base64
 import html
 import inspect
 import json
@@ -26,9 +27,13 @@ MOVED = [
 
 @pytest.mark.parametrize("path", MOVED, ids=lambda path: path.name)
 def test_old_addresses_of_lessons_lead_on(path):
-    [cell] = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(cell["source"]))
+    first, *rest = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (new,) = re.findall(r"\]\((\w+\.ipynb)\)", "".join(first["source"]))
     assert f"experiments/{new}" in NOTEBOOKS
+    assert [cell["execution_count"] for cell in rest] == [1, 2]
+    picture = ROOT / re.search(r"images/\w+\.png", "".join(rest[-1]["source"]))[0]
+    shown = base64.b64decode(rest[-1]["outputs"][0]["data"]["image/png"])
+    assert shown == picture.read_bytes(), "execute it anew"
 
 
 def test_readme_is_drawn_from_the_records():
@@ -68,7 +73,8 @@ def first_cell(name):
 def test_a_course_that_cannot_be_fetched_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "system", lambda command: 32768 * ("git clone" in command))
-    [cell] = {first_cell(name) for name in (*NOTEBOOKS, "experiments/solutions.ipynb")}
+    [cell] = {first_cell(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.ipynb")}
+    assert cell == first_cell("S9_Final.ipynb")
     with pytest.raises(SystemExit, match="is there a network.* switch Internet on"):
         exec(cell, {})
 
