@@ -21,7 +21,7 @@ from PIL import Image
 
 import train
 from core.calibration import calibrated
-from core.checkpoint import fingerprint
+from core.checkpoint import fingerprint, raise_if_temporary
 from core.common import ROOT, Parser, TrainingError, whole_number
 from core.download import load_local
 from core.looking import grad_cam
@@ -60,7 +60,8 @@ def load(name):
     try:
         calibration = json.loads(recorded.read_text(encoding="utf-8"))
         same = calibration["weights"] == fingerprint([path.read_bytes()])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_temporary(error, recorded)
         raise TrainingError(f"{recorded} is damaged: python -m tools.calibrate {name}") from None
     if not same:
         raise TrainingError(
@@ -221,7 +222,8 @@ def main():
     try:
         start(port)
     except OSError:  # Gradio's, which it raises for nothing else
-        sys.exit(f"app.py: port {port} is taken; choose another: --port {port % 65_535 + 1}")
+        other = port + 1 if 1024 <= port < 65_535 else 7861
+        sys.exit(f"app.py: port {port} is taken, or not allowed; choose another: --port {other}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def make_batches(
     if not isinstance(augment, str) or augment not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation {augment!r}; known: {', '.join(AUGMENTATIONS)}.")
     if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"The batch size is {batch_size!r}; it must be 1 or more.")
+        raise ValueError(f"The batch size is {batch_size!r}; it must be an int, 1 or more.")
     if engine not in ("albumentations", "device"):
         raise ValueError(f"Unknown engine {engine!r}; known: albumentations, device.")
     if train and engine == "albumentations":

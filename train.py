@@ -30,6 +30,7 @@ from core.checkpoint import (
     fingerprint,
     identity_of,
     load_checkpoint,
+    raise_if_temporary,
     read_tensors,
     save_checkpoint,
     save_weights,
@@ -101,13 +102,13 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
     """
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
-    size = batch_size or evaluation_batch(device)
+    size = evaluation_batch(device) if batch_size is None else batch_size
     batches = make_batches(images, labels, size, augment, train=False, device=device)
     logits, truth = classify(model, batches, precision, flip)
     predictions = logits.argmax(1)
     return Evaluation(
         F.cross_entropy(logits, truth).item(),
-        (predictions == truth).float().mean().item(),
+        (predictions == truth).cpu().double().mean().item(),  # CUDA multiplies by a rounded 1/N
         logits.softmax(1).cpu().numpy(),
         predictions.cpu().numpy(),
     )
@@ -257,15 +258,16 @@ def load_weights(path):
     path, folder = Path(path).resolve(), (ROOT / "weights").resolve()  # it may be a link
     if not path.is_relative_to(folder):
         raise TrainingError(f"{path} lies outside {folder}, so there is no record of its run.")
+    recorded = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
     try:
         saved = read_tensors(path)
         network = MODELS[saved["model"]]()
         network.load_state_dict(saved["state"])  # some are halves
-        record = ROOT / "results" / path.relative_to(folder).with_suffix(".json")
-        record = read_record(record)
+        record = read_record(recorded) if recorded.exists() else {"model": None}
         if record["model"] != saved["model"]:
             raise ValueError("the record is another network's")
     except DAMAGE as error:
+        raise_if_temporary(error, path)
         raise TrainingError(
             f"{path} holds no weights of a network in MODELS ({type(error).__name__}), or has no "
             "record; train the model anew, or build it as its table in experiments/ does."
@@ -311,8 +313,8 @@ def main(arguments=None):
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
-        if not paths_of(asked(options)[0], ROOT).checkpoint.exists():
-            sys.exit("\ntrain.py: stopped in the first epoch; there is nothing to resume.")
+        if options.export or not paths_of(asked(options)[0], ROOT).checkpoint.exists():
+            sys.exit("\ntrain.py: stopped; there is nothing to resume.")
         again = " ".join([w for w in arguments or sys.argv[1:] if w != "--resume"] + ["--resume"])
         start = "torchrun … train.py" if distributed.launched() else "python train.py"
         sys.exit(f"\ntrain.py: stopped; finished epochs are kept, go on: {start} {again}")
@@ -329,9 +331,9 @@ def run(options):
         return
     chosen = dict(validate=options.validate, resume=options.resume)
     first = distributed.rank() == 0
-    if first and not options.resume:
-        common.tell_of_unfinished(paths_of(name, ROOT).checkpoint)
     with common.claimed(paths_of(name, ROOT).lock, name) if first else contextlib.nullcontext():
+        if first and not options.resume:
+            common.tell_of_unfinished(paths_of(name, ROOT).checkpoint)
         record = train_and_record(options.model, recipe, name, options.device, **chosen)
     if not first:
         return

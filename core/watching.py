@@ -28,13 +28,14 @@ class ByClass:
     """Adds to every epoch of the record `class_accuracy`, ten numbers in 0..1 (0 for a class that
     has no image), and `confusion`, counts (10, 10): row = true class, column = predicted class.
 
-        by_class = ByClass(make_batches(images, labels, 1000, recipe.augment, train=False))
+        batches = make_batches(images, labels, 1000, recipe.augment, train=False)
+        by_class = ByClass(batches, recipe.precision)
         model, record = fit("net", recipe, on_epoch=by_class)
 
     It costs one evaluation an epoch, which is in none of the record's seconds.
 
     batches: images and labels, in order and only normalised.
-    precision: as in a Recipe.
+    precision: the recipe's, else what is counted here need not add up to the record's accuracy.
     """
 
     def __init__(self, batches, precision="auto"):

@@ -98,9 +98,9 @@ def fast_biases(model, recipe, factor=8):
 
 
 class Lookahead(Muon):
-    """Every 5 steps the weights go back half of the way to where they were.
+    """Every 5 steps the weights go back half of the way to where they were 5 steps ago.
 
-    Zhang et al. 2019, arXiv:1907.08610.
+    Zhang et al. 2019, arXiv:1907.08610, who begin with the first weights; here those of step 5.
     """
 
     steps = 0

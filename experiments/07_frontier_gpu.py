@@ -1,11 +1,11 @@
 """Recipes for `gated`, on a GPU: `python -m experiments.sweep experiments/07_frontier_gpu.py`.
 
-There an epoch of it takes seconds, on a CPU minutes. What ends in 28 trains on 45,000 images and is
-judged on the other 5,000; what is longer trains on all and is judged by the test images at its last
-epoch. Nothing was chosen by comparing those; but that `rectified-65` fitted its training images
-better than the test images led to more varied ones. Runs that are cut off go on from their last
-epoch. The sweep may be started several times at once, each takes the next run: networks as small as
-these keep no GPU busy alone.
+There an epoch of it takes seconds, on a CPU minutes. What has 28 in its name trains on 45,000
+images and is judged on the other 5,000; what is longer trains on all and is judged by the test
+images at its last epoch. Nothing was chosen by comparing those; but that `rectified-65` fitted its
+training images better than the test images led to more varied ones. Runs that are cut off go on
+from their last epoch. The sweep may be started several times at once, each takes the next run:
+networks as small as these keep no GPU busy alone.
 
 The long run of `gated` itself has the recipe of `python train.py --model gated`, which does not
 compile and is slower; the network of its records was compiled. So were those here, on a GPU;

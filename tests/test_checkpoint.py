@@ -113,6 +113,11 @@ def resume(model, data, path):
     return train.fit(model, QUICK, data, checkpoint=path, resume=True, progress=False)
 
 
+def test_no_file_to_resume_from_is_a_sentence(small):
+    with pytest.raises(TrainingError, match="say which file: checkpoint=path"):
+        resume(Tiny, small, None)
+
+
 def test_other_data_are_another_run(small, checkpoint):
     other = small._replace(train_labels=small.train_labels[::-1].copy())
     with pytest.raises(TrainingError, match="belongs to another run .*data"):
@@ -154,15 +159,16 @@ def test_a_run_that_moved_to_another_machine_goes_on_and_says_so(small, tmp_path
         if len(history) == 2:
             raise KeyboardInterrupt
 
-    whole, _ = train.fit(Tiny, QUICK, small, progress=False)
+    options = dict(progress=False, device="cpu")
+    whole, _ = train.fit(Tiny, QUICK, small, **options)
     with pytest.raises(KeyboardInterrupt):
-        train.fit(Tiny, QUICK, small, checkpoint=path, progress=False, on_epoch=stop)
+        train.fit(Tiny, QUICK, small, checkpoint=path, on_epoch=stop, **options)
     state = torch.load(path, weights_only=True)
     state["identity"] |= {"python": "3.99", "the network's code": "compiled otherwise"}
     made = {"device": "cuda: NVIDIA T4, capability 7.5", "precision": "float16"}
     made |= {"versions": {"torch": "9.9"}}
     torch.save(state | {"made": made}, path)
-    moved, record = resume(Tiny, small, path)
+    moved, record = train.fit(Tiny, QUICK, small, checkpoint=path, resume=True, **options)
     assert len(state["history"]) == 1 and len(record["history"]) == 2
     here = circumstances(torch.device("cpu"), pick_precision("cpu"))
     for kind in ("device", "precision"):

@@ -176,13 +176,18 @@ def test_a_run_is_stopped_and_gone_on_with_as_it_says(course, cifar):
 
 
 def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
-    def interrupted(**_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "ROOT", tmp_path)
     monkeypatch.setattr(train, "load_cifar10", interrupted)
     with pytest.raises(SystemExit, match="nothing to resume"):
         train.main(["--model", "net"])
+    monkeypatch.setattr(train, "load_weights", interrupted)
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "checkpoints" / "net-sprint-seed0.pt").touch()
+    with pytest.raises(SystemExit, match="nothing to resume"):
+        train.main(["--model", "net", "--export", "onnx"])
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]])

@@ -6,6 +6,7 @@ As a script, below, this file is what torchrun starts.
 import contextlib
 import copy
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,6 +278,16 @@ def test_a_device_that_several_cannot_share(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(TrainingError, match=r"more processes than GPUs here \(1\)"):
         distributed.take_device("cuda", 1)
+
+
+def test_several_processes_have_a_device_each(monkeypatch):
+    store = SimpleNamespace(add=lambda *_: 1)
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    module = importlib.import_module("torch.distributed.rendezvous")
+    monkeypatch.setattr(module, "rendezvous", lambda _: iter([(store, 0, 2)]))
+    refused = pytest.raises(TrainingError, match="leave out its number: --device cpu")
+    with refused, distributed.joined("cpu:1"):
+        pass
 
 
 if __name__ == "__main__":

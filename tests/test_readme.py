@@ -102,7 +102,7 @@ def test_fill_replaces_between_markers_only():
         readme.fill("a", "x", "new")
 
 
-def test_the_pictures_are_drawn_from_the_records(tmp_path, monkeypatch):
+def test_the_pictures_are_drawn_from_the_records(tmp_path, monkeypatch, no_own_records):
     """Pixel for pixel, where Matplotlib is of the version that drew them."""
     drawn = []
 

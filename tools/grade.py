@@ -69,7 +69,9 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
     [name] = names_of(found, Path(out))
     chosen = terms_of(**terms)
     with opened(data) as images:
-        return grade_one(*found, name, chosen, images, Path(out), tell)
+        report = grade_one(*found, name, chosen, images, Path(out), tell)
+    pages.write_overview(Path(out))
+    return report
 
 
 # ------------------------------------------------------------------------------------ a whole class
@@ -125,7 +127,7 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
     out = out.resolve()  # they may be in another folder
     submissions = submissions_of(words)
     if ignored := left_out(words, out):
-        print(f"No Python files, so they are not graded: {few(ignored)}.")
+        print(f"Not graded, as only the Python files in the named folders are: {few(ignored)}.")
     names = names_of(submissions, out)
     progress, reports = Progress(len(names)), {}
     with opened(data) as images:
@@ -182,12 +184,16 @@ def main(arguments=None):
     words, out = options.pop("submissions"), options.pop("out")
     engine = {name: options.pop(name) for name in ("jobs", "dask")}
     try:
-        grade_class(words, terms_of(**options), out, **engine)
+        reports = grade_class(words, terms_of(**options), out, **engine)
+        missing = len(submissions_of(words)) - len(reports)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"grade: {error}")
     except KeyboardInterrupt:
         sys.exit("\ngrade: stopped; finished reports are kept. Go on with the same command.")
-    print(f"Open {(out / 'index.html').resolve()} in a browser.")
+    if reports:
+        print(f"Open {(out / 'index.html').resolve()} in a browser.")
+    if missing:
+        sys.exit(f"grade: {missing} submissions have no report; go on with the same command.")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, devi
 def submissions_of(words):
     """The submissions that paths, path:name or folders stand for, in their order, each once.
 
-    Raises ValueError for what is none of these, or cannot be read.
+    What holds no Python file is passed over. Raises ValueError for what is not there or cannot be
+    read, and where there are none.
     """
     found = {}
     for word in words:
@@ -108,24 +109,30 @@ def submissions_of(words):
             raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
         visible = (file for file in path.glob("*.py") if file.name[0] != "." and file.is_file())
         files = sorted(visible) if path.is_dir() else [path]
-        if not files or files[0].suffix != ".py":
-            raise ValueError(
-                f"{path} is no Python file, nor a folder with some; a folder for each student is "
-                f"given as {path}/*"
-            )
         if network is not None and not network.isidentifier():
             raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
         for file in files:
-            found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
+            if file.suffix == ".py":
+                found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
+    if not found:
+        first = words[0]
+        raise ValueError(
+            f"{first} is no Python file, nor a folder with some; a folder for each student is "
+            f"given as {first}/*"
+        )
     return list(found.values())
 
 
 def left_out(words, out):
-    """What the folders among `words` hold beside Python files, but for hidden ones and `out`."""
-    folders = [path for path in map(Path, words) if path.is_dir()]
-    inside = [path for folder in folders for path in sorted(folder.iterdir())]
-    others = [path for path in inside if path.name[0] not in "._" and path.suffix != ".py"]
-    return [str(path) for path in others if path.resolve() != out]
+    """What is not graded of `words`, and in the folders among them: all but Python files, hidden
+    ones and `out`.
+    """
+    named = [path for path in map(Path, words) if path.exists()]
+    folders = [path for path in named if path.is_dir()]
+    paths = [path for path in named if path not in folders or not any(path.iterdir())]
+    paths += [path for folder in folders for path in sorted(folder.iterdir())]
+    others = [path for path in paths if path.suffix != ".py" or not path.is_file()]
+    return [str(path) for path in others if path.name[0] not in "._" and path.resolve() != out]
 
 
 def read(path):
@@ -192,9 +199,11 @@ def opened(data=None):
     data = load_cifar10() if data is None else checked_data(data)
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(tempfile.TemporaryFile())
-            np.savez(file, **data._asdict())
-            file.flush()
+            with tempfile.NamedTemporaryFile() as written:
+                np.savez(written, **data._asdict())
+                written.flush()
+                # No submission may change what the next ones see.
+                file = stack.enter_context(open(written.name, "rb"))
         except OSError as error:
             raise TrainingError(
                 f"Cannot write the images to {tempfile.gettempdir()} ({error.strerror or error}); "
@@ -282,8 +291,9 @@ def run(one, terms, images, out, tell):
         start_new_session=True,  # Ctrl-C is for this process, which then ends that one
     ) as guard:
         try:
-            guard.stdin.write((json.dumps(request) + "\n").encode())
-            guard.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                guard.stdin.write((json.dumps(request) + "\n").encode())
+                guard.stdin.flush()
             for line in guard.stdout:
                 message = json.loads(line)
                 if "said" not in message:
@@ -291,11 +301,18 @@ def run(one, terms, images, out, tell):
                 elif heard.add(message["said"]) is not None and tell:
                     tell(heard)
         finally:
-            guard.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                guard.stdin.close()
             guard.stdout.read()
     if ended is None:  # it was killed
         ended = {"ended": guard.returncode, "cause": "guard", "memory": 0, "changed": []}
         ended |= {"output": {"text": "", "bytes": 0, "lines": 0}}
         ended |= {"seconds": time.monotonic() - begun}
+    if heard.stage is None:  # nothing of the submission has run: no fault of its own
+        said = ended["output"]["text"].strip().splitlines()[-1:] or ["it said nothing"]
+        raise TrainingError(
+            f"The process that was to grade {one.path.name} did not get so far as to read it "
+            f"({said[0]}), so there is no report of it; repeat the command."
+        )
     labels = checked_labels(images.data.test_labels)
     return report_of(heard, ended, labels, terms.recipe.epochs, terms.allowed)

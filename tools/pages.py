@@ -98,20 +98,24 @@ def write_page(report, data, out):
     write_text(out / f"{report['name']}.html", page)
 
 
+NEEDED = {"name", "verdict", "reason", "accuracy", "standard_error", "parameters", "seconds"}
+
+
 def reports_in(out):
     """All reports in a folder; what else lies there is none of ours, or damaged."""
     for path in sorted(out.glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             report = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(report, dict) and "verdict" in report:
+            if isinstance(report, dict) and report.keys() >= NEEDED:
                 yield report
 
 
 def write_overview(out):
     """Writes index.html: a line for each report in the folder `out`, the best first."""
     reports = list(reports_in(out))
-    order = ("pass", "fail", "no grade")
+    order = ["pass", "fail", "no grade"]
+    order += [r["verdict"] for r in reports]  # a teacher's own word
     reports.sort(key=lambda report: (order.index(report["verdict"]), -(report["accuracy"] or 0)))
-    counts = {verdict: [r["verdict"] for r in reports].count(verdict) for verdict in order}
+    counts = {word: [r["verdict"] for r in reports].count(word) for word in dict.fromkeys(order)}
     page = TEMPLATES.get_template("class.html").render(reports=reports, counts=counts)
     write_text(out / "index.html", page)

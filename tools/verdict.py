@@ -4,6 +4,7 @@ Nothing that comes from there is believed unseen: each message has to fit its fo
 computed here (accuracy, confusion, mistakes) is computed here, from the predictions.
 """
 
+import dataclasses
 import json
 import math
 import signal
@@ -11,6 +12,7 @@ import signal
 import fastjsonschema
 import numpy as np
 
+from analysis import accuracy_rule
 from core.arrays import confusion_matrix, mistakes
 from tools.guard import KEPT
 
@@ -111,6 +113,7 @@ def report_of(heard, ended, labels, epochs, allowed):
     seen = np.array(facts["predictions"], dtype=int)
     accuracy = float((seen == labels).mean())
     report |= {"accuracy": accuracy}
+    report["rules"] = [*report["rules"], dataclasses.asdict(accuracy_rule(accuracy))]
     report |= {"standard_error": math.sqrt(accuracy * (1 - accuracy) / len(labels))}
     report |= {"confusion": confusion_matrix(labels, seen).tolist()}
     report |= {"mistakes": worst(labels, seen, facts["confidence"])}
