@@ -203,7 +203,7 @@ def pruned_epoch(model, batches, optimizer, schedule, scaler, recipe, precision,
     return total / count, correct / count
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the last one alone: a network and its code are large
 def compiled(model):
     """torch.compile without what earlier runs have left, in memory or on disk: every run pays for
     its own compilation.
