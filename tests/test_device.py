@@ -107,6 +107,12 @@ def test_an_explicit_choice_is_obeyed_with_one_line(old_processor, capsys):
     assert "float32 is fast here" in said
 
 
+def test_a_device_of_which_little_is_known_is_not_called_an_emulator(monkeypatch, capsys):
+    monkeypatch.setattr(d, "describe_device", lambda device: "mps: Apple M1")
+    assert d.pick_precision(torch.device("mps"), "float16") == "float16"
+    assert "float16 is not known to be faster on this device (mps: " in capsys.readouterr().err
+
+
 def test_the_environment_says_what_auto_means_and_no_more(new_processor, monkeypatch, capsys):
     monkeypatch.setenv("PRECISION", "float32")
     assert d.pick_precision("cpu") == "float32"

@@ -91,7 +91,8 @@ def test_no_source_is_one_message(offline, monkeypatch):
 
 def test_what_npm_says_is_told(offline, monkeypatch):
     npm = offline / "npm"
-    npm.write_text("#!/bin/sh\necho 'npm error code ECONNREFUSED\nnpm error a log' >&2\nexit 1\n")
+    said = "(node:1) Warning: x\nnpm error code ECONNREFUSED\nnpm error a log"
+    npm.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setattr(d.shutil, "which", lambda name: str(npm))
     with pytest.raises(d.DataError, match="npm failed: code ECONNREFUSED\n"):

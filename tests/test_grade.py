@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,9 @@ def test_nothing_is_graded_twice(graded, small, capsys, monkeypatch):
     path = str(out.parent / "g_two.py")
     again = grade.grade(path, out=out, data=small, **TERMS)
     assert again == reports["g_two"]
+    (out / "index.html").unlink()
+    grade.grade(path, out=out, data=small, **TERMS)
+    assert (out / "index.html").exists()
     grade.grade_class([path], grading.terms_of(**TERMS), out, small)
     assert "[1/1] g_two: reported already" in capsys.readouterr().out
     with pytest.raises(TypeError):  # another seed is another run
@@ -266,17 +270,24 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"a folder for each student is given as .*/\*$"):
         grading.submissions_of([str(tmp_path / "carol")])
+    for word in ("grades.csv:Net", "carol:Net"):
+        with pytest.raises(ValueError, match="is no Python file, nor a folder with some"):
+            grading.submissions_of([str(tmp_path / "a.py"), str(tmp_path / word)])
     words = [str(tmp_path / name) for name in ("a.py", "carol", "grades.csv")]
     assert [one.path.name for one in grading.submissions_of(words)] == ["a.py"]
     left_out = grading.left_out(words, tmp_path / "grades")
     assert [Path(name).name for name in left_out] == ["carol", "grades.csv"]
 
 
-def test_a_machine_that_cannot_begin_makes_no_report(small, tmp_path, monkeypatch):
+def test_a_machine_that_cannot_begin_makes_no_report(small, tmp_path, monkeypatch, capsys):
     (tmp_path / "net.py").write_text(GOOD)
-    monkeypatch.setattr(grading.sys, "executable", "/bin/false")
-    with pytest.raises(TrainingError, match=r"did not get so far .*\(it said nothing\)"):
+    monkeypatch.setattr(grading.sys, "executable", shutil.which("false"))
+    with pytest.raises(TrainingError, match=r"net.py: Stopped before it began.*It said: nothing"):
         grade.grade(tmp_path / "net.py", out=tmp_path / "grades", data=small, **TERMS)
+    (tmp_path / "other.py").write_text(GOOD)
+    reports = grade.grade_class([str(tmp_path)], grading.terms_of(**TERMS), tmp_path, small)
+    assert reports == []
+    assert capsys.readouterr().out.count("no report now: ") == 2  # the class goes on
     assert not list((tmp_path / "grades").glob("*.json"))
 
 
@@ -292,7 +303,7 @@ def test_a_class_without_a_report_does_not_end_well(small, tmp_path, monkeypatch
     (tmp_path / "net.py").write_text(GOOD)
     monkeypatch.setattr(grade, "grade_one", elsewhere)
     monkeypatch.setattr(grading, "load_cifar10", lambda: small)
-    with pytest.raises(SystemExit, match="1 submissions have no report; go on"):
+    with pytest.raises(SystemExit, match="no report for 1 of 1; go on"):
         grade.main([str(tmp_path), "--out", str(tmp_path / "grades")])
     assert "in a browser" not in capsys.readouterr().out
 

@@ -75,7 +75,7 @@ def test_a_report_that_another_class_has_just_written_stays(small, tmp_path, mon
 
 
 def test_a_disk_that_is_too_full_for_the_images(small, monkeypatch):
-    def full():
+    def full(**_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(grading.tempfile, "NamedTemporaryFile", full)

@@ -31,7 +31,8 @@ def test_a_map_turns_as_albumentations_does(cifar, angle, zoom):
     maps = torch.stack([cosine, -sine, none, sine, cosine, none]).view(1, 2, 3)
     ours = turning.turned(torch.tensor(image)[None].float(), maps)[0].numpy()
     error = np.abs(ours - affine(image=image)["image"])
-    assert error.max() < 0.51 < np.abs(ours - image).mean()  # theirs are rounded
+    # Theirs are rounded; OpenCV 4 also samples in steps of 1/32 pixel.
+    assert error.max() < 1 < np.abs(ours - image).mean()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])

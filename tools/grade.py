@@ -32,6 +32,7 @@ from core.many import run_all
 from dataset import DataError
 from tools import pages
 from tools.grading import (
+    NotBegunError,
     asked,
     grade_item,
     grade_one,
@@ -50,7 +51,7 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
 
     submission: a path, "network.py", or with the network's name, "network.py:Network".
     data: a `Cifar10`; None loads it.
-    out: the folder for the report, a JSON file and a page.
+    out: the folder for the report, a JSON file and a page, and the overview of all that lie there.
     tell: called with what the submission's process says, as it comes.
     terms: recipe, epochs, seed, minutes, memory, device; see tools.grading.terms_of.
 
@@ -60,8 +61,8 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
     last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10), "mistakes",
     "seconds", "memory" in bytes, and "output", what it printed.
 
-    Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable, or
-    another process is at this file).
+    Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable,
+    another process is at this file, or the submission's could not begin).
     """
     found = submissions_of([str(submission)])
     if len(found) > 1:
@@ -143,7 +144,7 @@ def grade_class(words, terms, out, data=None, jobs=1, dask=None):
             return grade_one(*item[:3], images, out, progress.now(item[1], terms.recipe.epochs))
 
         for (_, name, *_), outcome in run_all(grade_item if several else here, left, jobs, dask):
-            if isinstance(outcome, ClaimedError):
+            if isinstance(outcome, (ClaimedError, NotBegunError)):
                 progress.finished(name, f"no report now: {outcome}", False)
             elif isinstance(outcome, Exception) and not several:
                 raise outcome
@@ -184,16 +185,17 @@ def main(arguments=None):
     words, out = options.pop("submissions"), options.pop("out")
     engine = {name: options.pop(name) for name in ("jobs", "dask")}
     try:
+        count = len(submissions_of(words))
         reports = grade_class(words, terms_of(**options), out, **engine)
-        missing = len(submissions_of(words)) - len(reports)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"grade: {error}")
     except KeyboardInterrupt:
         sys.exit("\ngrade: stopped; finished reports are kept. Go on with the same command.")
     if reports:
         print(f"Open {(out / 'index.html').resolve()} in a browser.")
-    if missing:
-        sys.exit(f"grade: {missing} submissions have no report; go on with the same command.")
+    if len(reports) < count:
+        missing = count - len(reports)
+        sys.exit(f"grade: no report for {missing} of {count}; go on with the same command.")
 
 
 if __name__ == "__main__":

@@ -35,12 +35,16 @@ from core.common import (
 from core.recipes import RECIPES, Recipe
 from dataset import Cifar10, data_root, load_cifar10
 from tools import pages
-from tools.verdict import Heard, report_of
+from tools.verdict import Heard, problem_of, report_of
 
 PROCESSES = 64
 # What decides a grade, beside the submission: after a change all is graded anew.
 JUDGES = ["analysis.py", "dataset.py", "model.py", "train.py", "core/*.py"]
 JUDGES += [f"tools/{name}.py" for name in ("grading", "guard", "submission", "verdict")]
+
+
+class NotBegunError(TrainingError):
+    """Nothing of a submission has run: it is no fault of its own, and no report is made of it."""
 
 
 class Submission(NamedTuple):
@@ -107,32 +111,40 @@ def submissions_of(words):
             path, network = Path(word.rpartition(":")[0]), word.rpartition(":")[2]
         if not path.exists():
             raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
-        visible = (file for file in path.glob("*.py") if file.name[0] != "." and file.is_file())
-        files = sorted(visible) if path.is_dir() else [path]
+        files = [file for file in inside(path) or [path] if is_python(file)]
+        if not files and (network is not None or len(words) == 1):
+            raise ValueError(
+                f"{path} is no Python file, nor a folder with some; a folder for each student is "
+                f"given as {path}/*"
+            )
         if network is not None and not network.isidentifier():
             raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
         for file in files:
-            if file.suffix == ".py":
-                found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
+            found[file.resolve(), network] = Submission(file.resolve(), network, read(file))
     if not found:
-        first = words[0]
-        raise ValueError(
-            f"{first} is no Python file, nor a folder with some; a folder for each student is "
-            f"given as {first}/*"
-        )
+        raise ValueError(f"There are no Python files in {', '.join(words)}.")
     return list(found.values())
+
+
+def inside(path):
+    """What a folder holds, in order; nothing of a file."""
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise ValueError(f"Cannot read {path} ({error.strerror}); make it readable.") from None
+
+
+def is_python(path):
+    return path.suffix == ".py" and path.name[0] != "." and path.is_file()
 
 
 def left_out(words, out):
     """What is not graded of `words`, and in the folders among them: all but Python files, hidden
     ones and `out`.
     """
-    named = [path for path in map(Path, words) if path.exists()]
-    folders = [path for path in named if path.is_dir()]
-    paths = [path for path in named if path not in folders or not any(path.iterdir())]
-    paths += [path for folder in folders for path in sorted(folder.iterdir())]
-    others = [path for path in paths if path.suffix != ".py" or not path.is_file()]
-    return [str(path) for path in others if path.name[0] not in "._" and path.resolve() != out]
+    paths = [one for path in map(Path, words) if path.exists() for one in inside(path) or [path]]
+    others = [path for path in paths if not is_python(path) and path.resolve() != out]
+    return [str(path) for path in others if not path.name.startswith((".", "_"))]
 
 
 def read(path):
@@ -199,11 +211,11 @@ def opened(data=None):
     data = load_cifar10() if data is None else checked_data(data)
     with contextlib.ExitStack() as stack:
         try:
-            with tempfile.NamedTemporaryFile() as written:
-                np.savez(written, **data._asdict())
-                written.flush()
-                # No submission may change what the next ones see.
+            with tempfile.NamedTemporaryFile(delete=False) as written:
+                # Only to be read: no submission may change what the next ones see.
                 file = stack.enter_context(open(written.name, "rb"))
+                Path(written.name).unlink()
+                np.savez(written, **data._asdict())
         except OSError as error:
             raise TrainingError(
                 f"Cannot write the images to {tempfile.gettempdir()} ({error.strerror or error}); "
@@ -308,11 +320,9 @@ def run(one, terms, images, out, tell):
         ended = {"ended": guard.returncode, "cause": "guard", "memory": 0, "changed": []}
         ended |= {"output": {"text": "", "bytes": 0, "lines": 0}}
         ended |= {"seconds": time.monotonic() - begun}
-    if heard.stage is None:  # nothing of the submission has run: no fault of its own
-        said = ended["output"]["text"].strip().splitlines()[-1:] or ["it said nothing"]
-        raise TrainingError(
-            f"The process that was to grade {one.path.name} did not get so far as to read it "
-            f"({said[0]}), so there is no report of it; repeat the command."
-        )
     labels = checked_labels(images.data.test_labels)
+    if heard.stage is None:
+        problem = problem_of(heard, ended, len(labels), terms.recipe.epochs, terms.allowed)
+        said = ended["output"]["text"].strip().splitlines()[-1:] or ["nothing"]
+        raise NotBegunError(f"{one.path.name}: {problem} (It said: {said[0]})")
     return report_of(heard, ended, labels, terms.recipe.epochs, terms.allowed)

@@ -202,7 +202,7 @@ def judge(request, results):
 def read_data(descriptor):
     """The images that the grader has put into an open file."""
     with open(descriptor, "rb", closefd=False) as file:
-        file.seek(0)  # the place is shared with whoever wrote it, or has read it before
+        file.seek(0)  # the place is shared with whoever has read it before
         arrays = np.load(file)
         return Cifar10(*(arrays[name] for name in Cifar10._fields))
 
