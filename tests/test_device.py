@@ -16,6 +16,7 @@ import train
 from core import device as d
 from core.tracing import BATCH_NORMS, arithmetic
 from dataset import View, make_batches, to_device
+from experiments.mixed import gated_large
 from model import MODELS
 
 
@@ -268,6 +269,12 @@ def test_every_recipe_on_a_pretended_gpu(name, small):
         (300, 10),
         (300,),
     ]
+
+
+@pretended
+def test_larger_kernels_on_a_pretended_gpu(small):
+    tensors = on_a_pretended_gpu(small, train.RECIPES["gated"], gated_large)
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
 
 
 @pretended
