@@ -95,6 +95,15 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypa
     assert "changed.py, new.py, notes.txt, removed.py. Changed code is as it was" in note
 
 
+def printed(script, folder):
+    """What a process of its own prints: limits are never raised again."""
+    command = [sys.executable, "-c", script, str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
 def test_a_limit_that_is_lower_already_stays(tmp_path):
     script = (
         "import resource, sys\nfrom core import limits\n"
@@ -102,10 +111,7 @@ def test_a_limit_that_is_lower_already_stays(tmp_path):
         "limits.confine(sys.argv[1], protect=False)\n"
         "print(*resource.getrlimit(resource.RLIMIT_FSIZE))\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert out.stdout == "1000000 1000000\n"
+    assert printed(script, tmp_path) == "1000000 1000000\n"
 
 
 @pytest.mark.skipif(not limits.protects(), reason="this system cannot forbid writing")
@@ -122,9 +128,7 @@ def test_confined_writes_in_its_folder_alone(tmp_path):
         "    except PermissionError: print('refused')\n"
         "    except OSError: print('nobody listens there')\n"
     )
-    command = [sys.executable, "-c", script, str(inside)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    said = printed(script, inside)
     version = limits.protects()  # connections since 4, signals since 6
-    assert out.stdout.count("refused") == 2 + (version >= 4) + (version >= 6)
+    assert said.count("refused") == 2 + (version >= 4) + (version >= 6)
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", "new"]
