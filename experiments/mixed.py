@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from model import (
     NUM_CLASSES,
@@ -14,18 +15,61 @@ from model import (
     conv_block,
 )
 
+BAND = 3
 
-class PhasedConv2d(nn.Conv2d):
-    """A dilated convolution that is trained without dilation: (N, C, H, W) -> the same shape.
+
+class Banded(torch.autograd.Function):
+    """A depthwise convolution whose weights' gradient is computed BAND columns of them at a time.
+
+    The same sums. oneDNN has its kernel for them up to that width; beyond, a processor with
+    bfloat16 is given one for dense convolutions, which takes ten times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, padding=padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)
+        rows, columns = ctx.padding
+        groups, _, height, width = weight.shape
+        inputs = conv2d_input(x.shape, weight, gradient, padding=ctx.padding, groups=groups)
+        x, bands = F.pad(x, (columns, columns)), []
+        for left in range(0, width, BAND):
+            size = groups, 1, height, min(BAND, width - left)
+            seen = x[..., left : left + gradient.shape[3] + size[3] - 1]
+            bands.append(conv2d_weight(seen, size, gradient, padding=(rows, 0), groups=groups))
+        return inputs, torch.cat(bands, 3).to(ctx.saved_tensors[1].dtype), None
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution, trained in bands on a CPU (see `Banded`): (N, C, H, W) -> the same.
+
+    For one of stride 1, without a bias, and with a padding, in numbers, that keeps the shape.
+    Evaluating, it is torch's own convolution: what is exported, and what analysis watches.
+    """
+
+    def forward(self, x):
+        return self.undilated(x, self.padding) if self.training else super().forward(x)
+
+    def undilated(self, x, padding):
+        if x.device.type == "cpu" and self.kernel_size[1] > BAND:
+            return Banded.apply(x, self.weight, padding)
+        return F.conv2d(x, self.weight, padding=padding, groups=self.groups)
+
+
+class PhasedConv2d(DepthwiseConv2d):
+    """A dilated one that is trained without dilation.
 
     A kernel with dilation d never joins two pixels whose rows or columns differ by anything else
     than a multiple of d. So the map falls apart into d·d coarser ones, its phases, and each has an
-    undilated convolution with the same weights: the same sums. For a depthwise one that is several
-    times faster on a CPU with AVX2 (tools/bench_blocks.py); with bfloat16 it was not measured.
-    TensorFlow computes atrous convolutions so, by space_to_batch.
+    undilated convolution with the same weights: the same sums. On a CPU that is several times
+    faster (tools/bench_blocks.py). TensorFlow computes atrous convolutions so, by space_to_batch.
 
-    For a square kernel, one dilation for both axes, and a padding, in numbers, that keeps the
-    shape. Evaluating, it is torch's own convolution: what is exported, and what analysis watches.
+    For a square kernel, and one dilation for both axes.
     """
 
     def forward(self, x):
@@ -39,7 +83,7 @@ class PhasedConv2d(nn.Conv2d):
         # Those that begin in one column are stacked, `padding` rows apart: of many maps of few
         # pixels the weights' gradient is slow.
         x = F.pad(x, (0, 0, 0, 0, 0, padding)).flatten(2, 3).flatten(0, 1).permute(0, 3, 1, 2)
-        x = F.conv2d(x, self.weight, self.bias, padding=padding, groups=self.groups)
+        x = self.undilated(x, (padding, padding))
         x = x.permute(0, 2, 3, 1).unflatten(0, (count, d)).unflatten(2, (d, -1))
         x = x[:, :, :, : x.shape[3] - padding].permute(0, 3, 2, 4, 1, 5)
         x = x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
@@ -57,7 +101,7 @@ class MixedDepthwise(nn.Module):
         super().__init__()
         quarter = channels // 4
         self.small = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter, bias=False)
-        self.large = nn.Conv2d(quarter, quarter, 7, padding=3, groups=quarter, bias=False)
+        self.large = DepthwiseConv2d(quarter, quarter, 7, padding=3, groups=quarter, bias=False)
         self.dilated = PhasedConv2d(
             quarter, quarter, 7, padding=9, dilation=3, groups=quarter, bias=False
         )

@@ -12,6 +12,7 @@ import time
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from analysis import count_macs
@@ -19,8 +20,8 @@ from core.common import ROOT, Parser, TrainingError, check_writable, read_json, 
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
 from experiments.designs import dilated
-from experiments.mixed import PhasedConv2d, mixed_block
-from model import NearAndFar, Residual, conv_block, count_parameters, gated
+from experiments.mixed import DepthwiseConv2d, PhasedConv2d, mixed_block
+from model import Gate, NearAndFar, Residual, conv_block, count_parameters, gated
 
 IMAGES = 256
 RESULT = ROOT / "results" / "bench" / "blocks.json"
@@ -51,6 +52,33 @@ def bottleneck(channels):
     return Residual(*inside, nn.Conv2d(half, channels, 1, bias=False), nn.BatchNorm2d(channels))
 
 
+class PhasesAlone(PhasedConv2d):
+    """Without bands."""
+
+    def undilated(self, x, padding):
+        return F.conv2d(x, self.weight, padding=padding, groups=self.groups)
+
+
+class Quarters(nn.Module):
+    """Depthwise kernels of 3x3, 5x5 and 7x7, in bands, a quarter of the channels each; the last
+    quarter stays as it is: (N, C, H, W) -> the same shape.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        kernels = [convolution(k, depthwise=True, kind=DepthwiseConv2d) for k in (3, 5, 7)]
+        self.parts = nn.ModuleList([build(channels // 4) for build in kernels] + [nn.Identity()])
+
+    def forward(self, x):
+        return torch.cat([f(part) for f, part in zip(self.parts, x.chunk(4, 1), strict=True)], 1)
+
+
+def gated_quarters(channels):
+    """As `model.gated` has it, with these kernels instead of near and far."""
+    normalised = Quarters(channels), nn.BatchNorm2d(channels)
+    return Residual(*normalised, Gate(channels), nn.Conv2d(channels, channels, 1, bias=False))
+
+
 BLOCKS = {
     "1x1": convolution(1),
     "3x3": convolution(3),
@@ -58,15 +86,19 @@ BLOCKS = {
     "depthwise 3x3": convolution(3, depthwise=True),
     "depthwise 5x5": convolution(5, depthwise=True),
     "depthwise 7x7": convolution(7, depthwise=True),
+    "depthwise 5x5, in bands": convolution(5, depthwise=True, kind=DepthwiseConv2d),
+    "depthwise 7x7, in bands": convolution(7, depthwise=True, kind=DepthwiseConv2d),
     "depthwise 3x3, dilated 2": convolution(3, 2, depthwise=True),
     "depthwise 7x7, dilated 3": convolution(7, 3, depthwise=True),
-    "the same, in nine phases": convolution(7, 3, depthwise=True, kind=PhasedConv2d),
+    "the same, in nine phases": convolution(7, 3, depthwise=True, kind=PhasesAlone),
+    "the same, in phases and bands": convolution(7, 3, depthwise=True, kind=PhasedConv2d),
     "near and far": NearAndFar,
     "residual 3x3": lambda channels: Residual(conv_block(channels, channels)),
     "residual 3x3, dilated 2": dilated,
     "bottleneck": bottleneck,
     "ConvMixer 3x3": conv_mixer,
     "gated, near and far": lambda channels: gated(channels, 1)[0],
+    "gated, quarters 3, 5, 7": gated_quarters,
     "depthwise quarters 3, 7, 7 dilated 3": lambda channels: mixed_block(channels, 2 * channels),
 }
 MAPS = ((64, 16), (96, 16), (112, 8))  # channels, side
