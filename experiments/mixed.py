@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_weight
 
 from model import (
     NUM_CLASSES,
@@ -19,10 +19,11 @@ BAND = 3
 
 
 class Banded(torch.autograd.Function):
-    """A depthwise convolution whose weights' gradient is computed BAND columns of them at a time.
+    """A depthwise convolution of stride 1 whose gradients are computed as a processor does it fast.
 
-    The same sums. oneDNN has its kernel for them up to that width; beyond, a processor with
-    bfloat16 is given one for dense convolutions, which takes ten times as long.
+    The same sums. That of the weights, BAND columns at a time: oneDNN's depthwise kernel for it
+    goes up to that width; beyond, with bfloat16, one for dense convolutions takes its place, and
+    many times as long. That of the maps, as what it is: the convolution with the mirrored kernel.
     """
 
     @staticmethod
@@ -36,13 +37,14 @@ class Banded(torch.autograd.Function):
         x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)
         rows, columns = ctx.padding
         groups, _, height, width = weight.shape
-        inputs = conv2d_input(x.shape, weight, gradient, padding=ctx.padding, groups=groups)
+        margins = height - 1 - rows, width - 1 - columns
+        maps = F.conv2d(gradient, weight.flip(2, 3), padding=margins, groups=groups)
         x, bands = F.pad(x, (columns, columns)), []
         for left in range(0, width, BAND):
             size = groups, 1, height, min(BAND, width - left)
             seen = x[..., left : left + gradient.shape[3] + size[3] - 1]
             bands.append(conv2d_weight(seen, size, gradient, padding=(rows, 0), groups=groups))
-        return inputs, torch.cat(bands, 3).to(ctx.saved_tensors[1].dtype), None
+        return maps, torch.cat(bands, 3).to(ctx.saved_tensors[1].dtype), None
 
 
 class DepthwiseConv2d(nn.Conv2d):
