@@ -19,11 +19,11 @@ BAND = 3
 
 
 class Banded(torch.autograd.Function):
-    """A depthwise convolution of stride 1 whose gradients are computed as a processor does it fast.
+    """A depthwise convolution of stride 1, with gradients in the way that is fast on a CPU.
 
-    The same sums. That of the weights, BAND columns at a time: oneDNN's depthwise kernel for it
-    goes up to that width; beyond, with bfloat16, one for dense convolutions takes its place, and
-    many times as long. That of the maps, as what it is: the convolution with the mirrored kernel.
+    The same sums. That of the weights, BAND columns at a time: with bfloat16, oneDNN's depthwise
+    kernel for it goes up to that width; beyond, it takes one for dense convolutions, many times as
+    slow. (In float32 it was not measured.) That of the maps: a convolution, mirrored.
     """
 
     @staticmethod
@@ -34,23 +34,28 @@ class Banded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)
+        x, weight = ctx.saved_tensors
         rows, columns = ctx.padding
         groups, _, height, width = weight.shape
-        margins = height - 1 - rows, width - 1 - columns
-        maps = F.conv2d(gradient, weight.flip(2, 3), padding=margins, groups=groups)
-        x, bands = F.pad(x, (columns, columns)), []
-        for left in range(0, width, BAND):
-            size = groups, 1, height, min(BAND, width - left)
-            seen = x[..., left : left + gradient.shape[3] + size[3] - 1]
-            bands.append(conv2d_weight(seen, size, gradient, padding=(rows, 0), groups=groups))
-        return maps, torch.cat(bands, 3).to(ctx.saved_tensors[1].dtype), None
+        maps = weights = None
+        if ctx.needs_input_grad[0]:
+            mirrored = weight.to(gradient.dtype).flip(2, 3)
+            margins = height - 1 - rows, width - 1 - columns
+            maps = F.conv2d(gradient, mirrored, padding=margins, groups=groups)
+        if ctx.needs_input_grad[1]:
+            x, bands = F.pad(x.to(gradient.dtype), (columns, columns)), []
+            for left in range(0, width, BAND):
+                size = groups, 1, height, min(BAND, width - left)
+                seen = x[..., left : left + gradient.shape[3] + size[3] - 1]
+                bands.append(conv2d_weight(seen, size, gradient, padding=(rows, 0), groups=groups))
+            weights = torch.cat(bands, 3).to(weight.dtype)
+        return maps, weights, None
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution, trained in bands on a CPU (see `Banded`): (N, C, H, W) -> the same.
 
-    For one of stride 1, without a bias, and with a padding, in numbers, that keeps the shape.
+    For an odd kernel, stride 1, no bias, and a padding, in numbers, that keeps the shape.
     Evaluating, it is torch's own convolution: what is exported, and what analysis watches.
     """
 
@@ -69,7 +74,8 @@ class PhasedConv2d(DepthwiseConv2d):
     A kernel with dilation d never joins two pixels whose rows or columns differ by anything else
     than a multiple of d. So the map falls apart into d·d coarser ones, its phases, and each has an
     undilated convolution with the same weights: the same sums. On a CPU that is several times
-    faster (tools/bench_blocks.py). TensorFlow computes atrous convolutions so, by space_to_batch.
+    faster, with bfloat16 only in bands, too (tools/bench_blocks.py). TensorFlow computes atrous
+    convolutions so, by space_to_batch.
 
     For a square kernel, and one dilation for both axes.
     """

@@ -33,11 +33,21 @@ def test_the_far_branch_sees_twice_as_far():
     assert len(seen()) == 9
 
 
+def names_behind(tensor):
+    """The steps that a tensor was computed by, last first."""
+    steps = [tensor.grad_fn]
+    for step in steps:
+        steps += [before for before, _ in step.next_functions if before and before not in steps]
+    return " ".join(step.name() for step in steps)
+
+
 def passes(layer, images, precision):
     """What comes out, and the gradients of the images and the weights."""
     seen = images.clone().requires_grad_()
     with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
         output = layer(seen)
+    banded = type(layer) is not nn.Conv2d and layer.kernel_size[1] > 3
+    assert ("Banded" in names_behind(output)) == banded
     output.float().pow(2).mean().backward()
     found = output, seen.grad, layer.weight.grad
     layer.weight.grad = None
@@ -45,15 +55,15 @@ def passes(layer, images, precision):
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("side", [16, 17])
-@pytest.mark.parametrize("kernel, dilation", [(3, 1), (5, 1), (7, 1), (5, 2), (7, 3)])
+@pytest.mark.parametrize("side", [8, 16, 17])
+@pytest.mark.parametrize("kernel, dilation", [(3, 2), (5, 1), (7, 1), (5, 2), (7, 3)])
 def test_a_convolution_in_bands_and_phases_is_torchs(kernel, dilation, side, precision):
     padding = dilation * (kernel - 1) // 2
     options = dict(padding=padding, dilation=dilation, groups=4, bias=False)
     kind = mixed.DepthwiseConv2d if dilation == 1 else mixed.PhasedConv2d
     layer, plain = kind(4, 4, kernel, **options), nn.Conv2d(4, 4, kernel, **options)
     plain.load_state_dict(layer.state_dict())
-    images = torch.randn(3, 4, side, side)
+    images = torch.randn(3, 4, side, side).to(memory_format=torch.channels_last)
     both = zip(passes(layer, images, precision), passes(plain, images, precision), strict=True)
     for ours, torchs in both:
         assert ours.dtype == torchs.dtype
