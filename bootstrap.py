@@ -4,10 +4,10 @@ After `import bootstrap` the modules of the course can be imported, the working 
 folder, and what Colab and Kaggle lack is installed.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 root = Path(__file__).resolve().parent
@@ -22,7 +22,16 @@ def missing():
     """The lines of requirements.txt for what is LACKED here."""
     lines = (root / "requirements.txt").read_text(encoding="utf-8").split()
     wanted = {name: line for line in lines for name in LACKED if line.startswith(name)}
-    return [line for name, line in wanted.items() if not importlib.util.find_spec(name)]
+    return [line for name, line in wanted.items() if not fits(name, line)]
+
+
+def fits(name, line):
+    """Whether a package is here and, where the line pins a version, in that one."""
+    pinned = line.partition("==")[2]
+    try:
+        return version(name) == pinned or not pinned
+    except PackageNotFoundError:
+        return False
 
 
 if HOSTED and missing():

@@ -213,7 +213,7 @@ def fit(
         if on_epoch:
             with evaluating(judged):
                 on_epoch(judged, history)
-            history[-1] = as_kept(history[-1])
+        history[-1] = as_kept(history[-1])
         if checkpoint and distributed.rank() == 0:
             save_checkpoint(checkpoint, identity, states, history, device, precision)
     _, flipped = judge(judged, test_images, test_labels, recipe, precision, flip=True)

@@ -6,6 +6,7 @@ import difflib
 import glob
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def write_atomically(path, write, advice=AGAIN):
         with tempfile.NamedTemporaryFile(dir=path.parent, **options) as file:
             partial = Path(file.name)
             write(file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty file under this name
         partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:

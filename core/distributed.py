@@ -146,7 +146,7 @@ def judged(evaluation, labels, network):
     """
     if size() == 1:
         return evaluation.loss, evaluation.accuracy
-    correct = (evaluation.predictions == labels).sum()  # a whole number: the sum is exact
+    correct = (evaluation.predictions == labels).sum()  # a whole number, its sum exact
     device = next(network.parameters()).device
-    sums = torch.tensor([evaluation.loss * len(labels), correct], device=device)
-    return mean(sums.float(), len(labels)).tolist()
+    sums = [evaluation.loss * len(labels), correct]
+    return mean(torch.tensor(sums, dtype=torch.float64, device=device), len(labels)).tolist()

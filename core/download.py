@@ -58,6 +58,7 @@ CONNECT_SECONDS = 5  # a host that says nothing for so long is given up
 # So is one below 200 kB/s, averaged over 8 s: the archive would take a quarter of an hour.
 CRAWL_SECONDS, CRAWL_BYTES = 8, 200_000
 PATIENCE = 5  # seconds after which a process says that it waits for another one
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", None)} - {None}  # the disk, or a user's share
 ELSEWHERE = "free 400 MB or set CIFAR10_ROOT to another folder"
 
 
@@ -68,8 +69,6 @@ def data_root():
 
 def load_cifar10(root=None, progress=True):
     """Returns all of CIFAR-10 as a `Cifar10` of uint8 arrays.
-
-    The second start reads the cache that the first has left.
 
     Sources in turn: what lies in `root` (an earlier start's cifar10.npz, torchvision's
     cifar-10-batches-py, either archive, put there by hand), the official archive from `MIRRORS`,
@@ -189,15 +188,16 @@ def _set_aside(path):
 
 def _try_download(root, source, fetch, read, failures, progress):
     """The verified data from `source`, or None."""
-    with tempfile.TemporaryDirectory(dir=_writable(root), prefix=".download-") as folder:
-        try:
+    options = dict(dir=_writable(root), prefix=".download-")
+    try:
+        with tempfile.TemporaryDirectory(**options) as folder:
             return _verified(read(fetch(source, Path(folder), progress)))
-        except Exception as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise DataError(f"The disk of {root} is full; {ELSEWHERE}.") from None
-            failures.append((source, _reason(error)))
-            print(f"{source}: {_reason(error)}", file=sys.stderr)
-            return None
+    except Exception as error:
+        if getattr(error, "errno", None) in FULL:
+            raise DataError(f"The disk of {root} is full; {ELSEWHERE}.") from None
+        failures.append((source, _reason(error)))
+        print(f"{source}: {_reason(error)}", file=sys.stderr)
+        return None
 
 
 def _verified(data):

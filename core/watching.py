@@ -19,8 +19,8 @@ def as_kept(epoch):
         return json.loads(text)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"on_epoch has put something into history[-1] that a record cannot keep ({error}); "
-            "put numbers, text, lists and dictionaries there."
+            f"There is something in history[-1] that a record cannot keep ({error}); on_epoch may "
+            "put numbers, text, lists and dictionaries there, train_epoch return numbers."
         ) from None
 
 

@@ -50,9 +50,15 @@ class Taught:
         self.names, self.prepare, self.teachers = names, prepare, []
 
     def __repr__(self):
-        """A checkpoint goes on with the same teachers: their names, and what is in their files."""
+        """A checkpoint goes on with the same teachers: their names, and what is in their files.
+
+        Raises TrainingError where one is not there: the checkpoint may be of this run all the same.
+        """
         files = [self.file(name) for name in self.names]
-        found = fingerprint(file.read_bytes() for file in files if file.exists())
+        for file in files:
+            if not file.exists():
+                raise train.TrainingError(f"{file} holds no weights of a network: it is not there.")
+        found = fingerprint(file.read_bytes() for file in files)
         return f"{type(self).__name__}({self.names}, {found})"
 
     def __call__(self, model, batches, optimizer, schedule, scaler, recipe, precision, progress):

@@ -219,6 +219,10 @@ def test_impossible_and_full_folders(cifar, offline, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(d.tempfile, "mkdtemp", full)
+        with pytest.raises(d.DataError, match="The disk of .* is full; free 400 MB"):
+            d.load_cifar10(offline, progress=False)
     monkeypatch.setattr(d.np, "savez", full)
     with pytest.raises(
         d.DataError, match="No space left on device.*free 400 MB or set CIFAR10_ROOT"

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from core import limits
 from tools import guard, submission
-from tools.verdict import notes
+from tools.verdict import Heard, notes, problem_of
 
 
 def test_output_keeps_its_beginning_and_its_end():
@@ -72,6 +72,12 @@ def test_an_output_that_was_kept_whole_is_not_called_short():
     output.add(b"x" * (guard.KEPT - 1) + "é and of 12 bytes …]\n".encode())
     assert "xé and" in output.told()["text"]
     assert notes(dict(output=output.told(), changed=[]), {}) == []
+
+
+def test_imports_that_take_too_long_are_told_with_their_own_limit():
+    allowed = dict(seconds=3600, memory=2**32, processes=9)
+    told = problem_of(Heard(), dict(cause="time"), images=10, epochs=1, allowed=allowed)
+    assert told == "Stopped before it began: it was not done after 5 min, the limit."
 
 
 def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypatch):

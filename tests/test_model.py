@@ -35,4 +35,5 @@ def test_logits(name):
     network = m.MODELS[name]().eval()
     logits = network(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10)
-    assert not torch.allclose(logits.exp().sum(1), torch.ones(2))  # no softmax inside
+    for sums in (logits.sum(1), logits.exp().sum(1)):  # no softmax inside, nor its logarithm
+        assert not torch.allclose(sums, torch.ones(2))

@@ -262,7 +262,9 @@ def test_the_readme_leads_to_every_room_of_the_core():
 
 
 def test_ci_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert "      - run: make test" in workflow.splitlines()
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 

@@ -104,3 +104,18 @@ def test_what_is_added_is_kept_as_a_record_can(small, tmp_path):
         train.fit(Tiny, QUICK, small, on_epoch=lambda _, h: h[-1].update(x=object()), **options)
     with pytest.raises(ValueError, match=r"history\[-1\] that a record cannot keep .*float"):
         train.fit(Tiny, QUICK, small, on_epoch=lambda _, h: h[-1].update(x=math.nan), **options)
+
+
+def test_numbers_of_numpy_and_torch_in_recipe_and_variant_can_be_kept_and_gone_on_from(
+    small, tmp_path
+):
+    def numbers(*arguments):
+        loss, accuracy = train.train_epoch(*arguments)
+        return np.float64(loss), torch.tensor(accuracy)
+
+    recipe = dataclasses.replace(QUICK, lr=np.float64(QUICK.lr))
+    options = dict(device="cpu", progress=False, checkpoint=tmp_path / "run.pt")
+    options |= dict(train_epoch=numbers)
+    found = train.fit(Tiny, recipe, small, **options)[1]
+    again = train.fit(Tiny, recipe, small, resume=True, **options)[1]
+    assert json.loads(json.dumps(found))["history"] == again["history"]

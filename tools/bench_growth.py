@@ -70,7 +70,9 @@ def shared(processes):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise TrainingError(f"torchrun failed: {done.stderr.strip().splitlines()[0]}")
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}, no message"]
+        own = [line for line in said if line.startswith("bench_growth:")]
+        raise TrainingError(f"torchrun failed: {(own or said)[0]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

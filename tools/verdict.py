@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis import accuracy_rule
 from core.arrays import confusion_matrix, mistakes
-from tools.guard import KEPT
+from tools.guard import KEPT, STARTING
 
 SHOWN = 10  # mistakes
 NUMBER = {"type": ["number", "null"]}
@@ -176,9 +176,10 @@ def problem_of(heard, ended, images, epochs, allowed):
         seen = heard.history[-1]["test_accuracy"]
         reached = "" if seen is None else f" (test accuracy then: {seen:.2%})"
         during = f"in the training, after {len(heard.history)} of {epochs} epochs{reached}"
+    limit = STARTING if heard.stage is None else allowed["seconds"]
     gigabytes = f"{allowed['memory'] / 2**30:g} GiB"
     stopped = {
-        "time": f"it was not done after {minutes(allowed['seconds'])}, the limit",
+        "time": f"it was not done after {minutes(limit)}, the limit",
         "memory": f"it used more than {gigabytes} of memory, the limit",
         "processes": f"it started more than {allowed['processes']} processes, the limit",
         "output": "it printed more than anyone could read",
