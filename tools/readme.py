@@ -108,9 +108,9 @@ def findings(groups):
 
     depthwise = points("04_depthwise", "separable-wide", "dense")
     narrow = points("04_depthwise", "separable", "dense")
-    maps = [points("05_dilated", run, "dilation-1") for run in ("plain-map", "dilated-map")]
-    early = points("03_augmentation", "net-all-3", "net-none-3")
-    late = points("03_augmentation", "net-all-30", "net-none-30")
+    larger = points("05_dilated", "plain-map", "dilation-1")
+    dilated = effect(tables["05_dilated"]["dilated-map"], tables["05_dilated"]["plain-map"])
+    early, late = (points("03_augmentation", f"net-all-{n}", f"net-none-{n}") for n in (3, 30))
     stepped = points("02_mistakes", "onecycle-per-epoch", "onecycle")
     half = [effect(*(tables["02_mistakes"][r][:n] for r in ("half", "right"))) for n in (3, 5)]
     muon = points("06_sprint", "sprint", "sgd")
@@ -121,18 +121,18 @@ def findings(groups):
     kept = verdicts[~verdicts.str.startswith("not")] == "reached"
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
-        "experiments/01_noise": f"An effect of three seeds, {half[0]}; of five, {half[1]}",
+        "experiments/01_noise": f"Of three seeds: {half[0]}; of five: {half[1].sentence}",
         "experiments/02_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
         "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
         "experiments/04_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
-        "experiments/05_dilated": f"A larger map: {maps[0]}, dilated as well {maps[1]}",
+        "experiments/05_dilated": f"A larger map: {larger}; dilation on it: {dilated.sentence}",
         "experiments/06_sprint": f"Muon instead of SGD: {muon}",
         "experiments/07_frontier": (
             f"{accuracy_of(groups['frontier-frontier'])}; with a GPU "
             f"{accuracy_of(groups['gated-gated'])}; larger kernels "
             f"{accuracy_of(groups['large-94'])}"
         ),
-        "experiments/08_look_inside": f"One temperature: {off[0]} points off, then {off[1]}",
+        "experiments/08_look_inside": f"Confidence: {off[0]} points off; with temperature {off[1]}",
         "experiments/09_learning_rate": f"Ten times too large: {large}; too small: {little}",
         "experiments/10_your_turn": "That is yours to find",
         "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
