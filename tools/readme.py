@@ -118,7 +118,7 @@ def findings(groups):
     sure = recorded("calibration/net-sprint-seed0")
     off = [f"{100 * sure[f'calibration_error_{when}']:.1f}" for when in ("before", "after")]
     verdicts = claims(groups | tables["11_five_networks"])["verdict"]
-    kept = verdicts[~verdicts.str.startswith("not")] == "reached"
+    kept = verdicts[~verdicts.str.startswith("not")] != "missed"
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
         "experiments/01_noise": f"Of three seeds: {half[0]}; of five: {half[1].sentence}",
@@ -135,7 +135,7 @@ def findings(groups):
         "experiments/08_look_inside": f"Confidence: {off[0]} points off; with temperature {off[1]}",
         "experiments/09_learning_rate": f"Ten times too large: {large}; too small: {little}",
         "experiments/10_your_turn": "That is yours to find",
-        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} trainings reach their text",
+        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} reach their text, or nearly",
     }
 
 
