@@ -42,6 +42,9 @@ def builder(model, known):
     return build
 
 
+VIEW = "view size is not compatible"  # torch's words
+
+
 class Evaluation(NamedTuple):
     """What a network says of a set of images."""
 
@@ -54,8 +57,8 @@ class Evaluation(NamedTuple):
 def forward(model, images, labels, recipe, precision):
     """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W).
 
-    Raises ValueError for a batch of one image where batch normalisation needs two, and for crops
-    where the network takes images of 32x32 alone.
+    Raises ValueError for a batch of one image where batch normalisation needs two, for crops where
+    the network takes images of 32x32 alone, and for a .view that the memory order does not allow.
     """
     try:
         with autocast(images.device, precision):
@@ -73,6 +76,12 @@ def forward(model, images, labels, recipe, precision):
                 f"{side}x{side} pixels; average the last map with nn.AdaptiveAvgPool2d(1), or "
                 "train on whole images: dataclasses.replace(recipe, views=())."
             ) from error
+        if VIEW in str(error) and recipe.channels_last:
+            raise ValueError(
+                "The network has a .view that only works in another memory order than "
+                "channels-last; write .reshape or .flatten instead, or train with "
+                "dataclasses.replace(recipe, channels_last=False)."
+            ) from error
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
@@ -84,10 +93,14 @@ def forward(model, images, labels, recipe, precision):
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
 
 
-def takes(model, side):
-    """Whether the network turns an image of `side` x `side` pixels into logits."""
+def takes(model, side, order=torch.contiguous_format):
+    """Whether the network turns an image of `side` x `side` pixels into logits.
+
+    order: the memory order of the image.
+    """
     with undisturbed(model) as network, suppress(Exception):
-        return network(picture(network, (3, side, side))).shape == (1, len(CLASSES))
+        image = picture(network, (3, side, side)).contiguous(memory_format=order)
+        return network(image).shape == (1, len(CLASSES))
     return False
 
 
@@ -132,6 +145,16 @@ def evaluation_batch(device):
     return 125 if device.type == "cpu" else 1000
 
 
+def in_either_order(model, images):
+    """Logits in evaluation: of a network that was trained in NCHW, with a .view, in that order."""
+    try:
+        return logits_of(model, images)
+    except RuntimeError as error:
+        if VIEW not in str(error):
+            raise
+    return logits_of(model, images.contiguous())
+
+
 @torch.no_grad()
 def classify(model, batches, precision, flip=False):
     """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device.
@@ -142,9 +165,9 @@ def classify(model, batches, precision, flip=False):
     with evaluating(model):
         for images, truth in batches:
             with autocast(images.device, precision):
-                output = logits_of(model, images).float()
+                output = in_either_order(model, images).float()
                 if flip:
-                    output = (output + logits_of(model, images.flip(3)).float()) / 2
+                    output = (output + in_either_order(model, images.flip(3)).float()) / 2
             logits.append(output)
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)

@@ -36,6 +36,7 @@ WHOLE = GOOD.replace(
     "self.conv(x).relu().mean((2, 3))", "nn.AvgPool2d(15)(self.conv(x)).flatten(1)"
 )
 SHAPES = "from torch import nn\nNetwork = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))"
+VIEW = GOOD.replace("(8, 10)", "(1800, 10)").replace(".relu().mean((2, 3))", ".view(-1, 1800)")
 # name: (the file, words of the report's reason)
 FAULTS = {
     "a_syntax": ("def f(:", ["SyntaxError in line 1: invalid syntax"]),
@@ -57,6 +58,7 @@ FAULTS = {
     "j_signal": ("import os\nos.kill(os.getpid(), 40)", ["killed by the signal 40"]),
     "k_no_character": ("raise RuntimeError('caf\\udce9')", ["RuntimeError", "caf"]),
     "l_whole": (WHOLE, []),
+    "o_view": (VIEW, []),
     "m_file": (
         "with open('large', 'wb') as file:\n    file.write(bytes(2**28 + 1))",
         ["larger than the limit", "OSError in line"],
@@ -112,14 +114,12 @@ def test_the_next_one_is_graded(graded):
 
 
 @pytest.mark.slow
-def test_a_network_for_whole_images_is_trained_on_them(graded):
-    report = graded[1]["l_whole"]
-    assert report["verdict"] == "fail"
-    assert report["accuracy"] is not None
-    assert report["notes"] == [
-        "It takes images of 32x32 alone, so it was trained on whole images instead of the recipe's "
-        "crops, which takes longer."
-    ]
+def test_whole_images_and_another_memory_order_where_a_network_needs_them(graded):
+    notes = "It takes images of 32x32 alone", "does not run in the memory order channels-last"
+    for name, note in zip(("l_whole", "o_view"), notes, strict=True):
+        report = graded[1][name]
+        assert (report["verdict"], report["accuracy"] is None) == ("fail", False)
+        assert note in report["notes"][-1]
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ FORM = {
         "rules": {"type": "array", "items": RULE, "minItems": 1, "maxItems": 50},
         "device": TEXT,
         "whole_images": {"type": "boolean"},
+        "contiguous": {"type": "boolean"},
         "epoch": EPOCH,
         "record": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "predictions": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -160,6 +161,11 @@ def notes(ended, facts):
         told.append(
             "It takes images of 32x32 alone, so it was trained on whole images instead of the "
             "recipe's crops, which takes longer."
+        )
+    if facts.get("contiguous"):
+        told.append(
+            "It does not run in the memory order channels-last (a .view over a map?), so it was "
+            "trained in torch's usual one, which may take longer."
         )
     return told
 
