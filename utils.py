@@ -15,7 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import Bbox
 
-from core.arrays import as_array, checked_images, checked_labels, confusion_matrix, mistakes
+from core.arrays import (
+    as_array,
+    checked_images,
+    checked_labels,
+    confusion_matrix as confusion_matrix,
+    mistakes,
+)
 from core.drawings import (
     BLUE,
     COLOURS,
@@ -39,6 +45,7 @@ from core.drawings import (
 from core.pictures import (
     overlay as overlay,
     plot_classes as plot_classes,
+    plot_confusion as plot_confusion,
     plot_reliability as plot_reliability,
     show_filters as show_filters,
     show_heat as show_heat,
@@ -162,37 +169,6 @@ def plot_curves(record):
     return series
 
 
-@styled
-def plot_confusion(labels, predictions):
-    """Confusion matrix in percent of the true class, and below it the accuracy of each class.
-
-    Returns the counts (10, 10).
-    """
-    counts = confusion_matrix(labels, predictions)
-    shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)  # a class may be missing
-    size = dict(figsize=(WIDTH, 10), height_ratios=(1.8, 1))
-    _, (above, below) = plt.subplots(2, 1, **size, layout="tight")
-    errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
-    above.imshow(errors, cmap="Blues", vmin=0)
-    for (row, column), share in np.ndenumerate(shares):
-        dark = row != column and share > 0.6 * np.nanmax(errors)
-        text = f"{share:.0f}" if share > 0.5 else "·"
-        colour = "white" if dark else "black"
-        above.text(column, row, text, ha="center", va="center", color=colour)
-    above.set_xticks(range(10), CLASSES, rotation=45, ha="right")
-    title = "percent of each true class; ·: at most half a percent"
-    above.set(xlabel="predicted", ylabel="true", title=title)
-    bars = below.barh(range(10), shares.diagonal(), color=BLUE)
-    below.bar_label(bars, fmt="%.1f %%", padding=-48, color="white")
-    below.invert_yaxis()
-    below.set_xlim(0, 100)
-    below.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %")
-    for axis in (above, below):
-        axis.set_yticks(range(10), CLASSES)
-    plt.show()
-    return counts
-
-
 # --------------------------------------------------------------------------------------- many runs
 
 
@@ -272,7 +248,12 @@ def plot_race(groups, mark=0.85):
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
     axis.text(ticks[0], 100 * mark + 0.5, f"pass mark, {mark:.0%}", color=GREY)
-    axis.set(ylim=(40, 95), xlabel="training time, seconds (log scale)", ylabel="test accuracy, %")
+    lowest = min(min(line.get_ydata()) for line in axis.get_lines())
+    axis.set(
+        ylim=(min(40, lowest - 2), 95),
+        xlabel="training time, seconds (log scale)",
+        ylabel="test accuracy, %",
+    )
     axis.grid()
     axis.legend(loc="lower right")
     return reached

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from core.arrays import CLASSES
+from core.arrays import CLASSES, confusion_matrix
 from core.calibration import calibration_error, reliability
 from core.drawings import BLUE, COLOURS, GREY, ORANGE, WIDTH, grid_of, show_grid, styled
 from core.records import part_of
@@ -82,6 +82,40 @@ def plot_reliability(groups, labels, bins=15):
     axes[-1, 0].set_xlabel("confidence")
     plt.show()
     return errors
+
+
+@styled
+def plot_confusion(labels, predictions):
+    """Confusion matrix in percent of the true class, and below it the accuracy of each class.
+
+    Returns the counts (10, 10).
+    """
+    counts = confusion_matrix(labels, predictions)
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)  # a class may be missing
+    size = dict(figsize=(WIDTH, 10), height_ratios=(1.8, 1))
+    _, (above, below) = plt.subplots(2, 1, **size, layout="tight")
+    errors = np.where(np.eye(10, dtype=bool), np.nan, shares)
+    above.imshow(errors, cmap="Blues", vmin=0)
+    for (row, column), share in np.ndenumerate(shares):
+        dark = row != column and share > 0.6 * np.nanmax(errors)
+        text = f"{share:.0f}" if share > 0.5 else "·"
+        colour = "white" if dark else "black"
+        above.text(column, row, text, ha="center", va="center", color=colour)
+    above.set_xticks(range(10), CLASSES, rotation=45, ha="right")
+    title = "percent of each true class; ·: at most half a percent"
+    above.set(xlabel="predicted", ylabel="true", title=title)
+    below.barh(range(10), shares.diagonal(), color=BLUE)
+    for row, share in enumerate(shares.diagonal()):
+        inside = share > 15  # percent: else the bar is shorter than the number
+        place = dict(ha="right" if inside else "left", color="white" if inside else "black")
+        below.text(share + (-1 if inside else 1), row, f"{share:.1f} %", va="center", **place)
+    below.invert_yaxis()
+    below.set_xlim(0, 100)
+    below.set_title(f"accuracy of each class; all: {100 * counts.trace() / counts.sum():.2f} %")
+    for axis in (above, below):
+        axis.set_yticks(range(10), CLASSES)
+    plt.show()
+    return counts
 
 
 @styled

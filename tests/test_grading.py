@@ -178,6 +178,17 @@ def test_which_files_are_meant(tmp_path):
         grade.grade(tmp_path / "one")
 
 
+def test_a_submission_keeps_the_name_of_its_report(tmp_path):
+    """Graded alone, then with the class: one report, not two."""
+    for name in ("anna", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text("")
+    both = grading.submissions_of([str(tmp_path / name) for name in ("anna", "bob")])
+    report = {"file": str(both[0].path), "asked": {"sha256": "", "network": None}}
+    (tmp_path / "net.json").write_text(json.dumps(report))
+    assert grading.names_of(both, tmp_path) == ["net", "bob-net"]
+
+
 def test_a_report_does_not_give_way_to_another_students(tmp_path):
     for name in ("anna", "bob"):
         (tmp_path / name).mkdir()
@@ -239,11 +250,12 @@ def test_a_network_that_grows_each_time_it_is_built_is_refused():
 
 
 def test_names_that_files_can_have(tmp_path):
-    for name in ("index.py", "M\udcfcller.py"):
+    for name in ("index.py", "M\udcfcller.py", "__init__.py", f"{'ж' * 118}.py"):
         (tmp_path / name).write_text("")
     found = grading.submissions_of([str(tmp_path)])
-    names = grading.names_of(found, tmp_path)
-    assert sorted(names) == ["M?ller", "index_"]  # index.html is the overview
+    names = sorted(grading.names_of(found, tmp_path))
+    assert names[:2] == ["M?ller", "index_"]  # index.html is the overview
+    assert len(names) == 3 and names[2] == f"{'ж' * 75}-e3b0c442"
 
 
 @pytest.mark.parametrize(

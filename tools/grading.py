@@ -38,6 +38,7 @@ from tools import pages
 from tools.verdict import Heard, problem_of, report_of
 
 PROCESSES = 64
+LONGEST = 150  # bytes of a report's name: a file's has 255, with what is put around it
 # What decides a grade, beside the submission: after a change all is graded anew.
 JUDGES = ["analysis.py", "dataset.py", "model.py", "train.py", "core/*.py"]
 JUDGES += [f"tools/{name}.py" for name in ("grading", "guard", "submission", "verdict")]
@@ -135,7 +136,8 @@ def inside(path):
 
 
 def is_python(path):
-    return path.suffix == ".py" and path.name[0] != "." and path.is_file()
+    named = path.suffix == ".py" and path.name != "__init__.py" and path.name[0] != "."
+    return named and path.is_file()
 
 
 def left_out(words, out):
@@ -155,12 +157,15 @@ def read(path):
 
 
 def names_of(submissions, out):
-    """A name for each report: of the file; with its folders or class where that is not enough, or
-    the folder `out` has another submission's report of that name.
+    """A name for each report: the one that it has in the folder `out`; else that of its file,
+    with folders or class where that is not enough, or another submission's report has that name.
     """
-    parts = [1] * len(submissions)
+    parts, known = [1] * len(submissions), known_in(out)
     while True:
-        names = [name_of(*pair) for pair in zip(submissions, parts, strict=True)]
+        names = [
+            known.get((str(one.path), one.network)) or name_of(one, count)
+            for one, count in zip(submissions, parts, strict=True)
+        ]
         taken = [
             names.count(name) > 1 or is_of_another(out / f"{name}.json", one)
             for one, name in zip(submissions, names, strict=True)
@@ -168,6 +173,16 @@ def names_of(submissions, out):
         if not any(taken) or max(parts) > 9:
             return names
         parts = [n + more for n, more in zip(parts, taken, strict=True)]
+
+
+def known_in(out):
+    """{(file, network): its name} of the reports in a folder."""
+    found = {}
+    for path in out.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads(path.read_text(encoding="utf-8"))
+            found[report["file"], report["asked"]["network"]] = path.stem
+    return found
 
 
 def is_of_another(path, one):
@@ -190,6 +205,8 @@ def name_of(one, parts):
     name = "-".join(words + ([one.network] if parts > 1 and one.network else []))
     # Some zip files unpack what is no character; another one may steer the terminal.
     name = "".join(c if c.isprintable() else "?" for c in name)
+    if len(name.encode()) > LONGEST:
+        name = f"{name.encode()[:LONGEST].decode(errors='ignore')}-{digest(one)[:8]}"
     return name + "_" * (name == "index")  # index.html is the overview
 
 

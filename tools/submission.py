@@ -175,7 +175,7 @@ def judge(request, results):
     results.send(network=name, parameters=count_parameters(network))
     results.stage("measuring")
     rules = [dataclasses.asdict(rule) for rule in analysis.check_assignment(network)]
-    field = str(analysis.receptive_field(network))
+    (field,) = [rule["measured"] for rule in rules if rule["rule"].startswith("receptive field")]
     results.send(rules=rules, receptive_field=field)
     results.stage("training")
     data = read_data(request["data"])
