@@ -12,6 +12,7 @@ from core.tracing import COPIES, MAXIMA, picture
 
 LOGITS = 10
 BLOCKS = 4
+WINDOWS = ("im2col", "pixel_unshuffle")  # each puts the positions of a window beside each other
 SCALING = ("sub", "rsub", "div", "add", "clamp", "clamp_min", "reciprocal")
 
 
@@ -47,7 +48,7 @@ def convolutions_in(sight):
     after it; a 1x1 convolution after global pooling works on no map.
     """
     flow = sight.trace.flow()
-    found = [op for op in flow if op.convolves and sight.is_map(op)]
+    found = [op for op in flow if op.convolves and op.learns and sight.is_map(op)]
     weighing = [op.number for op in flow if op.macs]
     for op in found:
         after = [number for number in weighing if number > op.number]
@@ -105,7 +106,7 @@ def separable_in(sight):
 
 
 def is_depthwise(op, sight):
-    if not op.convolves or op.transposed or max(op.kernel) == 1:
+    if not op.convolves or not op.learns or op.transposed or max(op.kernel) == 1:
         return False
     return op.groups == op.before[1] > 1 and math.prod(op.output[2:]) > 1 and sight.is_map(op)
 
@@ -161,7 +162,7 @@ def is_pointwise(op, channels, positions):
 
 def dilated_in(sight):
     """Dilated convolutions; along an axis where the kernel is 1 there is nothing to dilate."""
-    convolutions = [op for op in sight.trace.flow() if op.convolves]
+    convolutions = [op for op in sight.trace.flow() if op.convolves and op.learns]
     return [where(op) for op in convolutions if any(map(spread, op.kernel, op.dilation))]
 
 
@@ -201,7 +202,9 @@ def of_parts(op, sight):
     parts = op if op.name in ("maximum", "fmax") else None
     if op.name in MAXIMA and len(op.inputs) == 1:
         parts = sight.trace.operations[min(op.inputs)]  # torch.stack(parts).amax(0)
-    if parts is None or parts.operands < 2 or len(parts.inputs) != 1:
+    if parts is None or len(parts.inputs) != 1:
+        return False
+    if parts.operands < 2 and parts.name not in WINDOWS:
         return False
     source = sight.trace.operations[min(parts.inputs)]
     return sight.positions(op)[1] < sight.positions(source)[1]

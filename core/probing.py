@@ -13,7 +13,7 @@ from core.undisturbed import unchanged
 
 # Pointwise operations that make a number of NaN, besides those that answer yes or no.
 FORGETFUL = ("where", "sign", "sgn", "heaviside", "nan_to_num", "fmax", "fmin", "copysign")
-NORMS = ("native_group_norm", *BATCH_NORMS)
+LAYER_NORMS = ("native_layer_norm", "_fused_rms_norm")
 
 
 class Rerun(TorchDispatchMode):
@@ -79,7 +79,7 @@ class Probe(Rerun):
             output = self.whole(func, args, kwargs)
         elif name in CONVOLUTIONS:
             output = footprint(func, args, self.clean.kept[number])
-        elif name in NORMS and (name == "native_group_norm" or args[5]):
+        elif of_a_map(name, args):
             output = normalised(func, args, kwargs)
         elif name.startswith("upsample"):
             covered = func(args[0].isnan().to(args[0].dtype), *args[1:], **kwargs) != 0
@@ -127,6 +127,13 @@ class Probe(Rerun):
         if mask is None:
             return tensor.isnan()
         return mask if mask.shape == tensor.shape else mask.any()
+
+
+def of_a_map(name, args):
+    """Whether a normalisation takes its statistics from several positions."""
+    if name in LAYER_NORMS:
+        return len(args[1]) > 1
+    return name == "native_group_norm" or (name in BATCH_NORMS and args[5])
 
 
 DECISIONS = ("_local_scalar_dense", "equal")  # a tensor's number, for Python's `if`

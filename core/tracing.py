@@ -28,6 +28,7 @@ POOLS = ("avg_pool2d", "max_pool2d_with_indices", "fractional_max_pool2d", "max_
 POOLS += ("max_pool2d",)  # on MPS, where a linear layer is no addmm, either
 ADAPTIVE = ("_adaptive_avg_pool2d", "adaptive_max_pool2d")
 MAXIMA = ("amax", "max", "topk")
+PRODUCTS = {"mv": 0, "addmv": 1, "dot": 0}  # with a vector: which operand each number is used of
 UNCOUNTED = ("detach", "alias", "lift_fresh")  # torch adds them as it likes
 COPIES = ("clone", "_unsafe_view", "_to_copy", "copy_", "contiguous")
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
@@ -92,6 +93,11 @@ class Operation:
     @property
     def convolves(self):
         return self.name in CONVOLUTIONS
+
+    @property
+    def learns(self):
+        """Whether it has weights, or takes them from the image: a fixed filter does neither."""
+        return bool(self.parameters) or self.operands > 1
 
     @property
     def multiplies(self):
@@ -278,6 +284,8 @@ def arithmetic(func, args, kwargs, output):
         found["macs"] = flop_registry[func.overloadpacket](*args, **kwargs, out_val=output) // 2
     elif name == "linear":
         found["macs"] = output.numel() * args[1].shape[1]
+    elif name in PRODUCTS:
+        found["macs"] = args[PRODUCTS[name]].numel()
     if name in CONVOLUTIONS:
         weight, stride, dilation = args[1], args[3], args[5]
         found |= dict(kernel=tuple(weight.shape[2:]), stride=tuple(stride))

@@ -151,6 +151,11 @@ TOGETHER = {  # how, the dense layer, whether that is depthwise-separable
     "after a sum with dense": (lambda n, x: n.pw(n.dw(x) + n.pw(x)), Conv2d(8, 8, 1), False),
     "grouped": (lambda net, x: net.pw(net.dw(x)), Conv2d(8, 8, 1, groups=2), False),
     "3x3": (lambda net, x: net.pw(net.dw(x)), Conv2d(8, 8, 3), False),
+    "a fixed blur": (
+        lambda net, x: net.pw(F.conv2d(x, torch.ones(8, 1, 3, 3), groups=8)),
+        Conv2d(8, 8, 1),
+        False,
+    ),
     "not used": (lambda net, x: (net.pw(net.dw(x)), x)[1], Conv2d(8, 8, 1), False),
     "gate alone": (
         lambda net, x: x * net.pw(net.dw(x).mean((2, 3), keepdim=True)),
@@ -270,6 +275,11 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
         lambda x: torch.maximum(x[:, :, 1:-1], torch.zeros(1)).mean((2, 3)),
         True,
         True,
+    ),
+    "maximum of windows": (
+        lambda x: F.unfold(x, 2, stride=2).unflatten(1, (8, 4)).amax(2).mean(2),
+        False,  # of a list of positions, which is no map
+        False,
     ),
     "largest of all": (lambda x: x.flatten(2).topk(1)[0].flatten(1), False, False),
     "largest channels": (lambda x: x.topk(4, 1)[0].mean((2, 3)), True, True),

@@ -109,6 +109,7 @@ KINDS = {  # modules, height, width
     "a choice": ([conv(3), Do(lambda x: torch.where(x > 0, x, torch.zeros(1))), conv()], 5, 5),
     "a mask": ([conv(3), Do(lambda x: (x > 0).float()), conv()], 5, 5),
     "group norm": ([conv(3), nn.GroupNorm(2, 4), conv(), nn.InstanceNorm2d(4), conv()], 7, 7),
+    "norm of a layer": ([conv(3), Do(lambda x: F.layer_norm(x, x.shape[1:])), conv()], 5, 5),
     "statistics of the batch": (
         [conv(3), nn.BatchNorm2d(4, track_running_stats=False), conv()],
         5,
