@@ -53,7 +53,7 @@ class Layer:
     macs: multiply-accumulates for one image.
     receptive_field: of the middle of the output, this layer included, in input pixels: the larger
         of `height` and `width`. Behind the last map it stays that of the last map.
-    exact: False where the field is at least that large (see core.field.Field).
+    exact: False where the field is at least that large, or told by arithmetic: see core.field.
     """
 
     name: str
@@ -154,8 +154,9 @@ def make_layer(event, name, sight, parameters):
 def receptive_field(model, input_shape=INPUT_SHAPE):
     """Side in input pixels of the square that a position of the last map can see.
 
-    The last map before global pooling. Where the network sees all of any image, or takes images of
-    one size only, it is the most that could be measured: see `Layer.exact`, and `layers`.
+    The last map before global pooling. Where the network sees all of any image it is the most that
+    could be measured; where it takes images of one size only and the square sticks out of them, it
+    is told by arithmetic: see `Layer.exact`, and `layers`.
     """
     with undisturbed(model) as network:
         trace = follow(network, input_shape)

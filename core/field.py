@@ -26,7 +26,8 @@ LARGEST = 2048  # pixels of a side of an image to measure with
 class Field:
     """height, width: in input pixels.
 
-    limit: empty where they are exact; else why they are only known to be at least that.
+    limit: empty where they are measured exactly; else why they are only known to be at least that.
+        FIXED: nor could that be measured; it is what the windows one after the other come to.
     """
 
     height: int = 1
@@ -36,7 +37,8 @@ class Field:
     def __str__(self):
         same = self.height == self.width
         size = str(self.width) if same else f"{self.height} high and {self.width} wide"
-        return f"at least {size}: {self.limit}" if self.limit else size
+        known = f"{size}, by arithmetic" if self.limit == FIXED else f"at least {size}"
+        return f"{known}: {self.limit}" if self.limit else size
 
     @property
     def side(self):
@@ -89,6 +91,14 @@ class Sight:
             for number, op in self.trace.operations.items()
             if number <= last
         )
+
+    def stacked(self, number, axis):
+        """The side of the field by arithmetic: of the windows along the longest way to `number`."""
+        sides = {}
+        for key, op in self.trace.operations.items():
+            before = max((sides[source] for source in op.inputs), default=1)
+            sides[key] = before + (taps(op)[axis] - 1) * self.jumps[key][axis]
+        return sides[number]
 
     def positions(self, operation):
         """Which dimensions of the result run over positions of a map, and how many there are."""
@@ -167,8 +177,9 @@ class Sight:
             return high - low, "" if low > 0 and high < wide.side else ALL
         low, high = small.edges(number)
         inside = low > 0 and high < small.side and self.reach(axis, number) <= small.side
-        refused = wide.grown(number) is None
-        return high - low, "" if inside else FIXED if refused else ALL
+        if not inside and wide.grown(number) is None:
+            return max(high - low, round(self.stacked(number, axis))), FIXED
+        return high - low, "" if inside else ALL
 
 
 def resamples(operation):

@@ -165,12 +165,13 @@ class OneSize(nn.Module):
         return self.output(self.layers(self.patches(x) + self.place).mean((2, 3)))
 
 
-def test_a_network_for_one_size_says_at_least_where_its_field_may_stick_out():
+def test_the_field_of_a_network_for_one_size_is_told_by_arithmetic_where_it_sticks_out():
     inside, beyond = (analysis.layers(OneSize(depth))[-1] for depth in (1, 6))
     assert (inside.receptive_field, inside.exact) == (12, True)
-    assert (beyond.receptive_field, beyond.exact) == (32, False)
-    measured = analysis.check_assignment(OneSize(6))[2].measured
-    assert measured.startswith("at least 32: the network takes no larger image, or computes")
+    assert (beyond.receptive_field, beyond.exact) == (52, False)
+    enough, too_little = (analysis.check_assignment(OneSize(depth))[2] for depth in (6, 5))
+    assert enough.measured.startswith("52, by arithmetic: the network takes no larger image, or")
+    assert (enough.passed, too_little.passed) == (True, False)
 
 
 def test_images_need_not_be_square():

@@ -12,8 +12,9 @@ recipe, seed and limits, is not graded again: a broken-off class goes on with th
 the same command in a second terminal shares the work, and so do --jobs and --dask.
 
 The limits: minutes, memory, 64 processes, output, 256 MiB a file. On Linux 5.13 and newer nothing
-is written outside a temporary folder, from 6.7 on no TCP connection is made, from 6.12 on no other
-process gets a signal. Elsewhere the course's code is compared and put back after each submission.
+is written outside a temporary folder and /dev/shm, from 6.7 on no TCP connection is made, from 6.12
+on no other process gets a signal. Elsewhere the course's code is compared and put back after each
+submission.
 
 This guards against mistakes, not against malice. A submission runs as you: it can read your files,
 the test images and other submissions, and one that is made to deceive can send a forged result. For
