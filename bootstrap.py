@@ -26,7 +26,7 @@ def missing():
 
 
 def fits(name, line):
-    """Whether a package is here and, where the line pins a version, in that one."""
+    """Whether a package is here and, where the line pins a version with ==, in that one."""
     pinned = line.partition("==")[2]
     try:
         return version(name) == pinned or not pinned

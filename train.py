@@ -198,7 +198,7 @@ def fit(
         loss, accuracy = train_epoch(
             trained, batches, optimizer, schedule, scaler, recipe, precision, progress
         )
-        judged = averaging.settled(average, batches, precision)
+        judged = averaging.settled(average, batches, recipe, precision)
         seconds = time.perf_counter() - clock + (setup if epoch == 0 else 0)
         check_finite(loss, epoch, recipe)
         clock = time.perf_counter()

@@ -49,7 +49,7 @@ def convolutions_in(sight):
     """
     flow = sight.trace.flow()
     found = [op for op in flow if op.convolves and op.learns and sight.is_map(op)]
-    weighing = [op.number for op in flow if op.macs]
+    weighing = [op.number for op in flow if op.macs and (op.learns or not op.convolves)]
     for op in found:
         after = [number for number in weighing if number > op.number]
         if op.output[1] == LOGITS and not sight.trace.ancestors(after) & {op.number}:
@@ -154,7 +154,7 @@ def kin_of(depthwise, flow, sight):
 def is_pointwise(op, channels, positions):
     """Whether it mixes so many channels at every position."""
     if op.convolves:
-        alone = max(op.kernel) == op.groups == 1 and not op.transposed
+        alone = op.learns and max(op.kernel) == op.groups == 1 and not op.transposed
         return alone and op.before[1] == channels and op.positions_before == positions
     results = math.prod(op.output)
     return bool(op.parameters) and op.macs == results * channels and results % positions == 0
@@ -207,7 +207,9 @@ def of_parts(op, sight):
     if parts.operands < 2 and parts.name not in WINDOWS:
         return False
     source = sight.trace.operations[min(parts.inputs)]
-    return sight.positions(op)[1] < sight.positions(source)[1]
+    fewer = sight.positions(op)[1] < sight.positions(source)[1]
+    # With a stride of 1 as many are left, and of each window's values one.
+    return fewer or (parts.name in WINDOWS and math.prod(op.output) == math.prod(source.output))
 
 
 def spatial(op, sight):

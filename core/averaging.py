@@ -30,7 +30,7 @@ def follow(network, optimizer, decay):
     return average
 
 
-def settled(average, batches, precision):
+def settled(average, batches, recipe, precision):
     """The network inside what `follow` returned, ready to be judged.
 
     The batch-norm statistics that it has are another network's; up to BATCHES of the training
@@ -41,7 +41,9 @@ def settled(average, batches, precision):
         return average
     device = next(average.parameters()).device
     # Before `autocast`, in which augmentation would be computed in few digits, too.
-    drawn = list(islice(batches, min(BATCHES, max(1, len(batches) - 1))))
+    drawn = [images for images, _ in islice(batches, min(BATCHES, max(1, len(batches) - 1)))]
+    if not recipe.channels_last:
+        drawn = [images.contiguous() for images in drawn]
     with autocast(device, precision):
         update_bn(drawn, average.module, device)
     if device.type == "cuda":

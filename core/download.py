@@ -188,7 +188,7 @@ def _set_aside(path):
 
 def _try_download(root, source, fetch, read, failures, progress):
     """The verified data from `source`, or None."""
-    options = dict(dir=_writable(root), prefix=".download-")
+    options = dict(dir=_writable(root), prefix=".download-", ignore_cleanup_errors=True)
     try:
         with tempfile.TemporaryDirectory(**options) as folder:
             return _verified(read(fetch(source, Path(folder), progress)))

@@ -26,8 +26,8 @@ LARGEST = 2048  # pixels of a side of an image to measure with
 class Field:
     """height, width: in input pixels.
 
-    limit: empty where they are measured exactly; else why they are only known to be at least that.
-        FIXED: nor could that be measured; it is what the windows one after the other come to.
+    limit: empty where they are measured exactly; STACKED where they could not be measured, and are
+        what the windows one after the other come to; else why they are at least that.
     """
 
     height: int = 1
@@ -37,8 +37,11 @@ class Field:
     def __str__(self):
         same = self.height == self.width
         size = str(self.width) if same else f"{self.height} high and {self.width} wide"
-        known = f"{size}, by arithmetic" if self.limit == FIXED else f"at least {size}"
-        return f"{known}: {self.limit}" if self.limit else size
+        if not self.limit:
+            return size
+        if self.limit == STACKED:
+            return f"{size}, {STACKED}: {FIXED}"
+        return f"at least {size}: {self.limit}"
 
     @property
     def side(self):
@@ -47,10 +50,12 @@ class Field:
     def __or__(self, other):
         """Of what looks at both. A limit of either is one of both."""
         height, width = max(self.height, other.height), max(self.width, other.width)
-        return Field(height, width, self.limit or other.limit)
+        limit = self.limit if self.limit not in ("", STACKED) else other.limit or self.limit
+        return Field(height, width, limit)
 
 
 ALL = "it sees all of an image of that size"  # through attention, or an average that is fed back
+STACKED = "by arithmetic"
 FIXED = "the network takes no larger image, or computes otherwise on it"
 
 
@@ -93,9 +98,15 @@ class Sight:
         )
 
     def stacked(self, number, axis):
-        """The side of the field by arithmetic: of the windows along the longest way to `number`."""
-        sides = {}
-        for key, op in self.trace.operations.items():
+        """The side of the field by arithmetic: of the windows along the longest way to `number`.
+
+        0 where a map is enlarged on the way, as what is looked at then is not known exactly.
+        """
+        way, sides = self.trace.ancestors({number}), {}
+        for key in sorted(way):
+            op = self.trace.operations[key]
+            if resamples(op) or op.transposed:
+                return 0
             before = max((sides[source] for source in op.inputs), default=1)
             sides[key] = before + (taps(op)[axis] - 1) * self.jumps[key][axis]
         return sides[number]
@@ -177,9 +188,12 @@ class Sight:
             return high - low, "" if low > 0 and high < wide.side else ALL
         low, high = small.edges(number)
         inside = low > 0 and high < small.side and self.reach(axis, number) <= small.side
-        if not inside and wide.grown(number) is None:
-            return max(high - low, round(self.stacked(number, axis))), FIXED
-        return high - low, "" if inside else ALL
+        if inside:
+            return high - low, ""
+        if wide.grown(number) is not None:
+            return high - low, ALL
+        stacked = self.stacked(number, axis)
+        return (high - low, FIXED) if stacked < high - low else (round(stacked), STACKED)
 
 
 def resamples(operation):

@@ -17,6 +17,8 @@ from core.device import autocast
 from core.tracing import picture
 from core.undisturbed import undisturbed
 
+VIEW = "view size is not compatible"  # torch's words
+
 
 def builder(model, known):
     """What builds the network `model`: a name in `known`, or what builds one when it is called.
@@ -40,9 +42,6 @@ def builder(model, known):
         )
 
     return build
-
-
-VIEW = "view size is not compatible"  # torch's words
 
 
 class Evaluation(NamedTuple):
@@ -78,8 +77,8 @@ def forward(model, images, labels, recipe, precision):
             ) from error
         if VIEW in str(error) and recipe.channels_last:
             raise ValueError(
-                "The network has a .view that only works in another memory order than "
-                "channels-last; write .reshape or .flatten instead, or train with "
+                "The network has a .view that does not work in the memory order channels-last; "
+                "write .reshape or .flatten instead, or train with "
                 "dataclasses.replace(recipe, channels_last=False)."
             ) from error
         if "more than 1 value per channel" not in str(error):
@@ -93,14 +92,10 @@ def forward(model, images, labels, recipe, precision):
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
 
 
-def takes(model, side, order=torch.contiguous_format):
-    """Whether the network turns an image of `side` x `side` pixels into logits.
-
-    order: the memory order of the image.
-    """
+def takes(model, side):
+    """Whether the network turns an image of `side` x `side` pixels into logits."""
     with undisturbed(model) as network, suppress(Exception):
-        image = picture(network, (3, side, side)).contiguous(memory_format=order)
-        return network(image).shape == (1, len(CLASSES))
+        return network(picture(network, (3, side, side))).shape == (1, len(CLASSES))
     return False
 
 
@@ -145,29 +140,31 @@ def evaluation_batch(device):
     return 125 if device.type == "cpu" else 1000
 
 
-def in_either_order(model, images):
-    """Logits in evaluation: of a network that was trained in NCHW, with a .view, in that order."""
-    try:
-        return logits_of(model, images)
-    except RuntimeError as error:
-        if VIEW not in str(error):
-            raise
-    return logits_of(model, images.contiguous())
-
-
 @torch.no_grad()
 def classify(model, batches, precision, flip=False):
     """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device.
 
     flip: average the logits with those of the mirrored images.
     """
-    logits, labels = [], []
+    logits, labels, ordered = [], [], False
+
+    def answers(images):
+        """Of a network that was trained in NCHW, with a .view, in that order."""
+        nonlocal ordered
+        try:
+            return logits_of(model, images.contiguous() if ordered else images).float()
+        except RuntimeError as error:
+            if ordered or VIEW not in str(error):
+                raise
+        ordered = True
+        return answers(images)
+
     with evaluating(model):
         for images, truth in batches:
             with autocast(images.device, precision):
-                output = in_either_order(model, images).float()
+                output = answers(images)
                 if flip:
-                    output = (output + in_either_order(model, images.flip(3)).float()) / 2
+                    output = (output + answers(images.flip(3))) / 2
             logits.append(output)
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)

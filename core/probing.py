@@ -130,7 +130,10 @@ class Probe(Rerun):
 
 
 def of_a_map(name, args):
-    """Whether a normalisation takes its statistics from several positions."""
+    """Whether a normalisation takes its statistics from several positions.
+
+    Of a layer norm over one axis that is taken for the channels'.
+    """
     if name in LAYER_NORMS:
         return len(args[1]) > 1
     return name == "native_group_norm" or (name in BATCH_NORMS and args[5])

@@ -86,7 +86,7 @@ class Recipe:
                     f"{field} is {value!r}; it must be {kind} from {low:,} to {high:,}."
                 )
             if isinstance(value, float):
-                object.__setattr__(self, field, float(value))  # NumPy's is one, which no file keeps
+                object.__setattr__(self, field, float(value))  # NumPy's is one, in no checkpoint
         for field in ("nesterov", "channels_last"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"{field} is {getattr(self, field)!r}; it must be True or False.")

@@ -69,13 +69,13 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class PhasedConv2d(DepthwiseConv2d):
-    """A dilated one that is trained without dilation.
+    """A dilated depthwise convolution, trained without dilation: (N, C, H, W) -> the same shape.
 
     A kernel with dilation d never joins two pixels whose rows or columns differ by anything else
     than a multiple of d. So the map falls apart into d·d coarser ones, its phases, and each has an
     undilated convolution with the same weights: the same sums. On a CPU that is several times
-    faster, with bfloat16 only in bands, too (tools/bench_blocks.py). TensorFlow computes atrous
-    convolutions so, by space_to_batch.
+    faster, with bfloat16 if it is done in bands as well (tools/bench_blocks.py). TensorFlow
+    computes atrous convolutions so, by space_to_batch.
 
     For a square kernel, and one dilation for both axes.
     """

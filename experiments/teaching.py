@@ -57,7 +57,9 @@ class Taught:
         files = [self.file(name) for name in self.names]
         for file in files:
             if not file.exists():
-                raise train.TrainingError(f"{file} holds no weights of a network: it is not there.")
+                raise train.TrainingError(
+                    f"There is no {file}, a teacher's weights; train it, then again."
+                )
         found = fingerprint(file.read_bytes() for file in files)
         return f"{type(self).__name__}({self.names}, {found})"
 

@@ -277,8 +277,8 @@ WAYS = {  # features, is it global average pooling, is there no max pooling
         True,
     ),
     "maximum of windows": (
-        lambda x: F.unfold(x, 2, stride=2).unflatten(1, (8, 4)).amax(2).mean(2),
-        False,  # of a list of positions, which is no map
+        lambda x: F.unfold(x, 3, padding=1).unflatten(1, (8, 9)).amax(2).mean(2),
+        True,
         False,
     ),
     "largest of all": (lambda x: x.flatten(2).topk(1)[0].flatten(1), False, False),

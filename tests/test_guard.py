@@ -74,6 +74,26 @@ def test_an_output_that_was_kept_whole_is_not_called_short():
     assert notes(dict(output=output.told(), changed=[]), {}) == []
 
 
+@pytest.mark.parametrize(
+    ("reorder", "allowed"),
+    [
+        (lambda x: x.reshape(-1, 1, 8, 8), True),
+        (lambda x: x.view(-1, 1, 8, 8), False),  # of one image it works
+        (lambda x: x.permute(0, 2, 3, 1).view(-1, 1, 8, 8), True),  # works in neither
+    ],
+)
+def test_a_memory_order_is_blamed_where_the_other_one_works(reorder, allowed):
+    class Reordered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 8, 4, stride=4)
+
+        def forward(self, x):
+            return reorder(self.conv(x)).unflatten(0, (len(x), -1)).flatten(1)
+
+    assert submission.allows_channels_last("Reordered", Reordered, Reordered()) == allowed
+
+
 def test_imports_that_take_too_long_are_told_with_their_own_limit():
     allowed = dict(seconds=3600, memory=2**32, processes=9)
     told = problem_of(Heard(), dict(cause="time"), images=10, epochs=1, allowed=allowed)

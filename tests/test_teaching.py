@@ -52,12 +52,24 @@ def test_an_answer_is_the_mean_of_the_teachers_to_the_same_view(teachers, small)
         torch.testing.assert_close(answers, expected)
 
 
-def test_teachers_that_are_not_there_are_told(teachers, small):
+def test_a_damaged_teacher_is_told(teachers, small):
     taught = Taught([*teachers, "own/nobody"])
+    taught.file("own/nobody").write_bytes(b"damaged")
     for _ in range(2):  # a sweep goes on to the next seed, which must not have two teachers
-        with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights") as told:
+        with pytest.raises(TrainingError, match=r"nobody\.pt holds no weights of a network"):
             train.fit("net", MIXED, small, progress=False, train_epoch=taught)
-        assert told.type is TrainingError  # at another one a sweep would set the checkpoint aside
+
+
+def test_a_missing_teacher_is_told_and_no_reason_to_set_a_checkpoint_aside(
+    teachers, small, tmp_path
+):
+    taught = Taught(teachers)
+    options = dict(progress=False, checkpoint=tmp_path / "run.pt", train_epoch=taught)
+    train.fit("net", MIXED, small, **options)
+    taught.file(teachers[0]).unlink()
+    with pytest.raises(TrainingError, match=r"There is no .*seed0\.pt, a teacher's") as told:
+        train.fit("net", MIXED, small, resume=True, **options)
+    assert told.type is TrainingError  # at a CheckpointError a sweep begins anew
 
 
 def test_teachers_that_were_trained_anew_are_others(teachers, small):

@@ -235,14 +235,14 @@ def test_a_network_for_whole_images_alone_is_told_so(small):
 def test_a_view_over_a_map_is_told_and_trained_in_the_order_that_it_needs(small):
     class Viewed(nn.Sequential):
         def forward(self, x):
-            return self[1](self[0](x).view(-1, 8 * 16))
+            return self[2](self[1](self[0](x)).view(-1, 8 * 16))
 
     def network():
-        return Viewed(nn.Conv2d(3, 8, 8, 8), nn.Linear(8 * 16, 10))
+        return Viewed(nn.Conv2d(3, 8, 8, 8), nn.BatchNorm2d(8), nn.Linear(8 * 16, 10))
 
     with pytest.raises(ValueError, match=r"\.reshape or \.flatten .*channels_last=False"):
         t.fit(network, QUICK, small, device="cpu", progress=False)
-    recipe = dataclasses.replace(QUICK, channels_last=False)
+    recipe = dataclasses.replace(QUICK, channels_last=False, ema=0.9)
     _, record = t.fit(network, recipe, small, device="cpu", progress=False)
     assert record["test_accuracy_flip"] is not None
 

@@ -58,9 +58,9 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
 
     The report has "verdict" ("pass", "fail", or "no grade" where something kept it from being
     trained and tested to the end), "reason" (why, in a sentence), "rules" (each with "rule",
-    "measured", "passed"), "parameters", "receptive_field", "accuracy" on the test images at the
-    last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10), "mistakes",
-    "seconds", "memory" in bytes, and "output", what it printed.
+    "measured", "passed"), "parameters", "receptive_field" as text, "accuracy" on the test images at
+    the last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10),
+    "mistakes", "seconds", "memory" in bytes, and "output", what it printed.
 
     Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable,
     another process is at this file, or the submission's could not begin).

@@ -136,8 +136,9 @@ def inside(path):
 
 
 def is_python(path):
-    named = path.suffix == ".py" and path.name != "__init__.py" and path.name[0] != "."
-    return named and path.is_file()
+    if path.name == "__init__.py" and path.is_file() and not path.stat().st_size:
+        return False  # it only makes a package of the folder
+    return path.suffix == ".py" and path.name[0] != "." and path.is_file()
 
 
 def left_out(words, out):
@@ -178,7 +179,7 @@ def names_of(submissions, out):
 def known_in(out):
     """{(file, network): its name} of the reports in a folder."""
     found = {}
-    for path in out.glob("*.json"):
+    for path in sorted(out.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads(path.read_text(encoding="utf-8"))
             found[report["file"], report["asked"]["network"]] = path.stem
@@ -206,7 +207,8 @@ def name_of(one, parts):
     # Some zip files unpack what is no character; another one may steer the terminal.
     name = "".join(c if c.isprintable() else "?" for c in name)
     if len(name.encode()) > LONGEST:
-        name = f"{name.encode()[:LONGEST].decode(errors='ignore')}-{digest(one)[:8]}"
+        whole = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[:LONGEST].decode(errors='ignore')}-{whole}"
     return name + "_" * (name == "index")  # index.html is the overview
 
 

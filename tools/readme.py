@@ -121,7 +121,7 @@ def findings(groups):
     kept = verdicts[~verdicts.str.startswith("not")] != "missed"
     return {
         "S9_Final": f"In 10 epochs: {accuracy_of(groups['net-sprint'])}",
-        "experiments/01_noise": f"Of three seeds: {half[0]}; of five: {half[1].sentence}",
+        "experiments/01_noise": f"Of three seeds {half[0].sentence}; of five {half[1].sentence}",
         "experiments/02_mistakes": f"OneCycleLR stepped once an epoch: {stepped}",
         "experiments/03_augmentation": f"All three: {early} in 3 epochs, {late} in 30",
         "experiments/04_depthwise": f"{depthwise} at equal parameters, {narrow} at equal width",
