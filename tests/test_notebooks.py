@@ -24,7 +24,8 @@ def execute(tmp_path, **replaced):
     book = json.loads((ROOT / "S9_Final.ipynb").read_text(encoding="utf-8"))
     changes = {TRAINS: LOADS, FEW: FEWER} | replaced
     for old, new in changes.items():
-        cells = [cell for cell in book["cells"] if old in "".join(cell["source"])]
+        code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        cells = [cell for cell in code if old in "".join(cell["source"])]
         assert len(cells) == 1, old
         cells[0]["source"] = ["".join(cells[0]["source"]).replace(old, new)]
     path = tmp_path / "lesson" / "copy.ipynb"
