@@ -270,7 +270,7 @@ class WideNet(FourBlocks):
 
 
 class DilatedNet(FourBlocks):
-    """`dilated`: 195,946 parameters, receptive field 45; no padding, stride in pointwise layers."""
+    """`dilated`: 195,946 parameters, receptive field 45; padded in C4 alone; pointwise strides."""
 
     def __init__(self, dropout=0.1):
         super().__init__()

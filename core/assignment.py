@@ -61,10 +61,13 @@ def blocks_in(sight):
     """Names of the blocks: the children with convolutions of the first module that has four.
 
     Modules with one such child are wrappers and not counted. Among two or three children one may be
-    the body of the network, which has four itself, and the others its stem and head. Of children
-    that stand beside each other, as branches do, one counts: that of the longest way through.
+    the body of the network, which has four itself, and the others its stem and head: blocks of
+    layers, or layers where stem and head are one each. Of children that stand beside each other, as
+    branches do, one counts: that of the longest way through.
     """
     convolutions, _ = convolutions_in(sight)
+    if not convolutions:
+        return []
     operations, ways = {}, {}  # of each part: what is in it, and the longest way to its end
     for part in children(list(map(path_of, convolutions)), ()):
         inside = {op.number for op in convolutions if path_of(op)[: len(part)] == part}
@@ -86,6 +89,9 @@ def children(paths, parent):
     if len(found) == 1:
         return within[found[0]]
     bodies = [child for child in found if len(within[child]) >= BLOCKS]
+    of_blocks = [child for child in bodies if not set(within[child]) <= set(paths)]
+    counts = [sum(path[:depth] == child for path in paths) for child in found]
+    bodies = of_blocks or (bodies if sum(count > 1 for count in counts) == 1 else [])
     if len(bodies) == 1:
         return [part for child in found for part in (within[child] if child in bodies else [child])]
     return found
@@ -116,7 +122,8 @@ def is_mixed(depthwise, flow, sight):
     how many there are, `gates` what is made of their means, or of the input's.
     """
     kin, positions = kin_of(depthwise, flow, sight), math.prod(depthwise.output[2:])
-    siblings = [op for op in flow if op.inputs and op.inputs <= kin and is_depthwise(op, sight)]
+    beside = [op for op in flow if op.inputs and op.inputs <= kin and is_depthwise(op, sight)]
+    siblings = [depthwise, *beside]  # the image has no number, so what is on it stands alone
     chain, gates = {op.number: op.output[1] for op in siblings}, set()
     for op in flow:
         if not op.inputs or not op.inputs <= chain.keys() | gates | kin:
@@ -239,7 +246,7 @@ def global_average_in(network, sight):
     maps = [op for op in trace.flow() if sight.is_map(op)]
     if not maps:
         return [], "no map comes before the output"
-    size = sight.positions(maps[-1])[1]
+    axes, size = sight.positions(maps[-1])
     later = [op for op in trace.flow() if op.number >= maps[-1].number]
     last = [op for op in later if op is maps[-1] or sight.positions(op)[1] == size > 1][-1]
     behind = [
@@ -250,7 +257,7 @@ def global_average_in(network, sight):
         and op.name not in COPIES
         and sight.positions(op)[1] == 1
     ]
-    shape = "x".join(map(str, maps[-1].output[2:]))
+    shape = "x".join(str(maps[-1].output[axis]) for axis in axes)
     if size == 1 or not behind:
         return [], f"the last map, of {where(maps[-1])}, is {shape}: nothing averages it"
     if all_of_it_is_the_mean(network, sight, last, behind):
@@ -269,6 +276,8 @@ def all_of_it_is_the_mean(network, sight, last, behind):
         torch.default_generator.manual_seed(0)  # dropout that is never off draws the same
         if image.device.type == "cuda":
             torch.cuda.manual_seed(0)
+        if image.device.type == "mps":
+            torch.mps.manual_seed(0)
         kept = watched | {last.number}
         push = Push(sight.trace.names, last.number, change.to(image.device), kept)
         found = push.run(network, image).kept

@@ -165,12 +165,15 @@ def show_receptive_field(layers, image):
         square = plt.Rectangle((low, low), field, field, fill=False, linewidth=2, color=colour)
         above.add_patch(square)
     above.set_axis_off()
-    above.set_title(f"seen by the centre of the map: up to {sides[-1]} × {sides[-1]} pixels")
+    exact = {layer.name: layer.exact for layer in layers}
+    limit = "up to" if all(exact[name] for name in fields) else "about"
+    above.set_title(f"seen by the centre of the map: {limit} {sides[-1]} × {sides[-1]} pixels")
     steps = range(len(fields))
     below.step(steps, list(fields.values()), where="mid", color=GREY, linewidth=1)
     below.scatter(steps, list(fields.values()), color=[colours[f] for f in fields.values()], s=60)
-    for step, field in zip(steps, fields.values(), strict=True):
-        below.annotate(str(field), (step, field), (0, 8), textcoords="offset points", ha="center")
+    for step, (name, field) in enumerate(fields.items()):
+        told = f"{'' if exact[name] else '≈ '}{field}"
+        below.annotate(told, (step, field), (0, 8), textcoords="offset points", ha="center")
     below.axhline(44, color=GREY, linestyle=":", label="the assignment: more than 44")
     below.axhline(32, color=GREY, linestyle="--", label="the whole image")
     below.set_xticks(steps, [name.split(".")[0].upper() for name in fields])
@@ -203,6 +206,7 @@ def show_maps(network, images, each=7):
         )
     found = LayerActivation(network, list(blocks.values())).attribute(images)
     maps = [block[0].float().cpu().numpy() for block in found]
+    each = min(each, *map(len, maps))
     axes = grid_of(len(maps), each, cell=WIDTH / (each + 1))
     for row, name, block in zip(axes, blocks, maps, strict=True):
         strongest = np.sort(np.argsort(-block.std((1, 2)))[:each])
@@ -232,7 +236,7 @@ def layer_table(layers):
             "output": "×".join(map(str, layer.output)),
             "weights": f"{layer.parameters:,}",
             "work, k": f"{layer.macs / 1000:,.0f}",
-            "sees": layer.receptive_field,
+            "sees": f"{'' if layer.exact else '≈ '}{layer.receptive_field}",
         }
         for layer in layers
         if layer.macs

@@ -190,10 +190,10 @@ class Sight:
         inside = low > 0 and high < small.side and self.reach(axis, number) <= small.side
         if inside:
             return high - low, ""
-        if wide.grown(number) is not None:
-            return high - low, ALL
         stacked = self.stacked(number, axis)
-        return (high - low, FIXED) if stacked < high - low else (round(stacked), STACKED)
+        if stacked >= high - low:
+            return round(stacked), STACKED
+        return high - low, FIXED if wide.grown(number) is None else ALL
 
 
 def resamples(operation):

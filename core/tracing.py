@@ -9,6 +9,7 @@ forward is written. What descends from the image is told by the memory it lies i
 parameters that took part.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -151,6 +152,9 @@ def picture(network, shape):
     return noise.to(first.device, first.dtype)
 
 
+SQUEEZED = " With two it runs: .squeeze() drops the batch's axis, too; write x.flatten(1) instead."
+
+
 def run(network, images):
     """What `forward` returns. Raises ValueError where it raises.
 
@@ -162,10 +166,18 @@ def run(network, images):
             return network(images)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        advice = SQUEEZED if len(images) == 1 and runs(network, images.repeat(2, 1, 1, 1)) else ""
         raise ValueError(
             f"cannot follow {type(network).__name__}.forward on {len(images)} x "
-            f"{tuple(images.shape[1:])} images: {reason}."
+            f"{tuple(images.shape[1:])} images: {reason}.{advice}"
         ) from error
+
+
+def runs(network, images):
+    with unchanged(list(network.modules())), contextlib.suppress(Exception):
+        network(images)
+        return True
+    return False
 
 
 def follow(network, shape):

@@ -54,6 +54,8 @@ def undisturbed(model):
     with ExitStack() as stack:
         stack.enter_context(unchanged(modules))
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
+        if any(value.device.type == "mps" for value, _, _ in values):
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         stack.enter_context(torch.no_grad())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         if "torch._dynamo" in sys.modules:  # else nothing here is compiled
@@ -90,10 +92,15 @@ def unchanged(modules):
 
 
 def memory(module):
-    """The attributes of a module, and what its lists, sets and dictionaries hold."""
-    kept = vars(module).copy()
-    holders = [value for value in kept.values() if isinstance(value, dict | list | set)]
-    return kept, [(holder, copy.copy(holder)) for holder in holders]
+    """The attributes of a module, and what lists, sets and dictionaries in them hold."""
+    kept, holders = vars(module).copy(), {}
+    waiting = list(kept.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list | set) and id(value) not in holders:
+            holders[id(value)] = value, copy.copy(value)
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return kept, list(holders.values())
 
 
 def restore(values):

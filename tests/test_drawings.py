@@ -1,5 +1,6 @@
 """Pictures and tables of a network and its recipe: what was drawn is returned, and is right."""
 
+import dataclasses
 import html
 import inspect
 import re
@@ -60,8 +61,18 @@ def test_layers_of_a_learners_network_draw_too():
         utils.show_receptive_field([], PHOTO)
 
 
+def test_a_field_that_is_not_exact_is_marked():
+    layer = dataclasses.replace(analysis.layers(Tiny())[0], exact=False)
+    utils.show_receptive_field([layer], PHOTO)
+    above, below = plt.gcf().axes
+    assert "about 3 × 3" in above.get_title()
+    assert [text.get_text() for text in below.texts] == ["≈ 3"]
+    assert utils.layer_table([layer]).splitlines()[-1].split("|")[-2].strip() == "≈ 3"
+
+
 def test_maps_are_those_that_the_network_computes():
     network, images = model.Net().eval(), torch.randn(1, 3, 32, 32)
+    assert len(utils.show_maps(network, images, each=40)) == 4  # C1 has 32
     maps = utils.show_maps(network, images, each=3)
     assert [block.shape for block in maps] == [(32, 16, 16), *3 * [(64, 8, 8)]]
     assert np.allclose(maps[-1], network.features(images)[0].detach(), atol=1e-6)

@@ -21,6 +21,7 @@ class Keeper(nn.Module):
         self.output = nn.Linear(8, 10)
         self.register_buffer("seen", torch.zeros(1))
         self.kept, self.all, self.lock, self.fails = None, [], threading.Lock(), False
+        self.of = {"conv": []}
 
     def forward(self, x, return_features=False):
         with torch.no_grad():
@@ -28,6 +29,7 @@ class Keeper(nn.Module):
         self.seen += 1
         self.kept = F.dropout(self.frozen(self.norm(self.conv(x))), 0.5)
         self.all.append(self.kept)
+        self.of["conv"].append(self.kept)
         if self.fails:
             raise RuntimeError("in the middle")
         features = self.kept.mean((2, 3))
@@ -143,3 +145,20 @@ def test_what_is_no_network_that_runs_gets_one_sentence():
             look(nn.Conv2d(1, 8, 3))
         with pytest.raises(ValueError, match="Sequential has layers without weights"):
             look(nn.Sequential(nn.LazyConv2d(8, 3)))
+
+
+class Squeezed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.output = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.adaptive_avg_pool2d(self.conv(x), 1).squeeze()
+        return F.log_softmax(self.output(x), dim=1)
+
+
+def test_what_runs_on_two_images_alone_is_told_why():
+    with pytest.raises(
+        ValueError, match=r"With two it runs: \.squeeze\(\) drops .* x\.flatten\(1\)"
+    ):
+        analysis.check_assignment(Squeezed())
