@@ -5,13 +5,14 @@
 
 Drop a photo: how a network sees it at 32 x 32 pixels, its three answers with calibrated confidence,
 and where it looks; and the mistakes it makes on the test images. It runs on your machine alone:
-nothing is fetched from elsewhere, and your photos are not kept.
+nothing is fetched from elsewhere, and your photos are deleted when it ends.
 """
 
 import functools
 import json
 import os
 import sys
+import tempfile
 import threading
 from typing import NamedTuple
 
@@ -29,7 +30,10 @@ from core.photos import PhotoError, open_photo
 from core.pictures import likeliest, overlay
 from dataset import CLASSES, DataError, make_batches
 
+# Photos that are dropped go there: else into one folder for all users of the machine, for good.
+UPLOADS = tempfile.TemporaryDirectory(prefix="app-")
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ["GRADIO_TEMP_DIR"] = UPLOADS.name
 try:
     import gradio as gr
 except ImportError:
@@ -73,7 +77,8 @@ def load(name):
 
 def names():
     """The networks to choose from: the runs of results/calibration/, the sprint's first."""
-    found = sorted(path.stem for path in CALIBRATIONS.glob("*.json"))
+    paths = [path.relative_to(CALIBRATIONS) for path in CALIBRATIONS.rglob("*.json")]
+    found = sorted(path.with_suffix("").as_posix() for path in paths)
     return sorted(found, key=lambda name: name != "net-sprint-seed0")
 
 
@@ -162,9 +167,7 @@ def dropped(file, name):
 
 def page():
     """The page: a gr.Blocks."""
-    with gr.Blocks(
-        title="What does the network see?", analytics_enabled=False, delete_cache=(600, 600)
-    ) as blocks:
+    with gr.Blocks(title="What does the network see?", analytics_enabled=False) as blocks:
         gr.Markdown("# What does the network see?")
         known = names()
         name = gr.Dropdown(known, value=known[0], label="network", elem_id="network")

@@ -336,6 +336,8 @@ def main():
         load_cifar10()
     except DataError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("\ndataset.py: stopped; the same command begins anew.")
     seconds = time.perf_counter() - start
     print(f"{data_root()}: 50,000 + 10,000 images, verified in {seconds:.1f} s")
 

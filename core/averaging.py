@@ -46,6 +46,6 @@ def settled(average, batches, recipe, precision):
         drawn = [images.contiguous() for images in drawn]
     with autocast(device, precision):
         update_bn(drawn, average.module, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # this is the training's time, not the evaluation's
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)  # this is the training's time, not the evaluation's
     return average.module

@@ -32,7 +32,7 @@ def pick_device(name=None):
     """A torch.device.
 
     name: such as "cpu" or "cuda:1"; None takes the accelerator that torch finds, else the CPU;
-        with a line of warning also instead of a GPU that is too old for this torch.
+        with a line of warning also instead of a GPU that is too old, or too new, for this torch.
 
     Raises TrainingError for one that is unknown, or asked for and not there.
     """
@@ -42,7 +42,8 @@ def pick_device(name=None):
     if name is None and default.type == "cuda" and not has_kernels(default):
         _warn_once(
             f"torch {torch.__version__} has no kernels for this GPU ({describe_device(default)}); "
-            "the CPU computes. An older torch may have: pytorch.org/get-started/previous-versions."
+            "the CPU computes. An older torch may have some for an old GPU, a newer one for a new "
+            "one: pytorch.org/get-started."
         )
         return torch.device("cpu")
     if name is None:
@@ -65,11 +66,18 @@ def pick_device(name=None):
 
 
 def has_kernels(device):
-    """Whether this torch was built for a CUDA device; else the first operation on it fails."""
-    major, minor = torch.cuda.get_device_capability(device)
-    built = [re.match(r"sm_(\d+)", name) for name in torch.cuda.get_arch_list()]
-    known = [int(found[1]) for found in built if found]  # "sm_90a", but not ROCm's "gfx942"
-    return not known or 10 * major + minor >= min(known)
+    """Whether this torch was built for a CUDA device; else the first operation on it fails.
+
+    Machine code ("sm_86") is for that generation of GPUs and what is newer in it; what a driver
+    translates ("compute_90"), for all that are newer.
+    """
+    here = torch.cuda.get_device_capability(device)
+    built = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
+    built = [(found[1], (int(found[2]), int(found[3]))) for found in built if found]  # no "gfx942"
+    return not built or any(
+        made_for <= here and (kind == "compute" or made_for[0] == here[0])
+        for kind, made_for in built
+    )
 
 
 def native_precisions(device_type, features=(), capability=(0, 0)):
@@ -99,8 +107,13 @@ def cpu_features():
     Before torch 2.11 it tells fewer of them. Not told by
     torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is true for every AVX-512 processor.
     """
-    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):
-        return set()  # what ATEN_CPU_CAPABILITY forbids does not count
+    forbidden = {"AVX2", "NO AVX"}  # what ATEN_CPU_CAPABILITY forbids does not count
+    if platform.machine() in ("x86_64", "AMD64"):
+        forbidden.add("DEFAULT")  # elsewhere that is nothing special
+    if torch.backends.cpu.get_cpu_capability() in forbidden:
+        return set()
+    if not torch.backends.mkldnn.is_available():
+        return set()  # it alone multiplies them; for macOS torch is built without
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities().items()
         return {name for name, supported in capabilities if supported is True}
@@ -155,7 +168,10 @@ def autocast(device, precision="auto"):
     device = torch.device(device)
     if precision == "auto":
         precision = pick_precision(device)
-    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+    if precision == "float32":
+        # Named, an older torch warns of it on a Mac.
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 def keep_freed_memory():

@@ -19,7 +19,7 @@ SQUARE = 384  # pixels: what is shown of it
 KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # What Pillow raises for files that are damaged, cut off, or none of its own.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
-DAMAGE += (zlib.error, MemoryError, Image.DecompressionBombError)
+DAMAGE += (zlib.error, MemoryError, RuntimeError, Image.DecompressionBombError)
 Image.init()
 FORMATS = tuple(set(Image.OPEN) - {"EPS", "WMF"})  # these two Pillow hands to other programs
 

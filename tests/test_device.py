@@ -51,10 +51,12 @@ def test_what_made_up_devices_multiply(device_type, details, fastest_first):
         ((6, 0), ["sm_75", "sm_80", "sm_90a", "compute_90"], False),  # P100
         ((7, 5), ["sm_75", "sm_80", "sm_90a", "compute_90"], True),
         ((12, 0), ["sm_75", "sm_80", "sm_90a", "compute_90"], True),
+        ((12, 0), ["sm_75", "sm_80", "sm_90"], False),  # nothing that its driver could translate
+        ((8, 6), ["sm_75", "sm_80", "sm_90"], True),
         ((9, 0), ["gfx90a", "gfx942"], True),  # AMD's names
     ],
 )
-def test_a_gpu_that_is_too_old_for_this_torch(capability, built_for, works, monkeypatch, capsys):
+def test_a_gpu_that_this_torch_was_not_built_for(capability, built_for, works, monkeypatch, capsys):
     gpu = torch.device("cuda")
     for name, found in {
         "accelerator.is_available": True,
@@ -67,7 +69,7 @@ def test_a_gpu_that_is_too_old_for_this_torch(capability, built_for, works, monk
     d._warn_once.cache_clear()
     assert d.pick_device() == (gpu if works else torch.device("cpu"))
     assert d.pick_device("cuda") == gpu  # who asks for it gets it
-    told = "no kernels for this GPU (cuda: Old, capability 6.0); the CPU computes"
+    told = f"no kernels for this GPU (cuda: Old, capability {'.'.join(map(str, capability))}); the"
     assert (told in capsys.readouterr().err) != works
 
 
@@ -170,10 +172,11 @@ def test_a_run_goes_on_in_the_precision_of_where_it_is(moves, small, monkeypatch
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch heeds it on x86")
-def test_what_torch_was_forbidden_does_not_count():
+@pytest.mark.parametrize("capability", ["avx2", "default"])
+def test_what_torch_was_forbidden_does_not_count(capability):
     """The rehearsal of an older processor on a newer one."""
     code = "from core.device import *; print(pick_precision('cpu'), describe_device('cpu'))"
-    environment = {"ATEN_CPU_CAPABILITY": "avx2", "PATH": ""}
+    environment = {"ATEN_CPU_CAPABILITY": capability, "PATH": ""}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -29,6 +29,7 @@ def test_the_second_start_reads_the_cache_alone(cifar, monkeypatch):
     monkeypatch.setattr(d, "LOCAL", {d.CACHE: d._read_cache})
     monkeypatch.setattr(d, "MIRRORS", ())
     monkeypatch.setattr(d.shutil, "which", lambda name: None)
+    monkeypatch.setattr(d, "_alone", None)  # nobody waits for anybody
     assert len(d.load_cifar10(progress=False).train_labels) == 50_000
 
 
