@@ -62,8 +62,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
 
     Returns the mean loss and accuracy, as seen during training, on augmented images.
 
-    batches: see `dataset.make_batches`.
-    scaler: a torch.amp.GradScaler, which is at work for float16 alone.
+    batches, scaler: of `dataset.make_batches`; a torch.amp.GradScaler, at work for float16 alone.
     precision: "float32", "bfloat16" or "float16".
     progress: show a bar, where the output is a terminal.
     """
@@ -305,12 +304,13 @@ def asked(options):
 def main(arguments=None):
     options = parse(arguments)
     if options.list:
-        print_list(MODELS, RECIPES)
-        return
+        return print_list(MODELS, RECIPES)
     try:
         with distributed.joined(options.device):
             run(options)
     except (ValueError, TrainingError, DataError) as error:
+        if isinstance(error, ValueError) and not common.on_purpose(error):
+            raise  # a fault in a network, for one
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         if options.export or not paths_of(asked(options)[0], ROOT).checkpoint.exists():

@@ -43,9 +43,13 @@ def identity_of(name, recipe, validate, network, data, variants=()):
 
     network: before its training; its layers, their settings and the code of its own classes count.
     data: the fingerprint of the images and labels.
-    variants: the functions that `train.fit` calls; their names count, of other objects their repr.
+    variants: the functions that `train.fit` calls; their names count, of other objects what their
+        method `identity` returns, or else their repr.
     """
-    names = [getattr(one, "__qualname__", None) or repr(one) for one in variants]
+    names = [
+        getattr(one, "__qualname__", None) or getattr(one, "identity", one.__repr__)()
+        for one in variants
+    ]
     layers, code = architecture(network)
     return {
         "model": name,
@@ -81,7 +85,7 @@ def is_setting(name, value):
 
 def without_addresses(text):
     """That of a function, or of an object, is another one in each process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def instructions(cls):

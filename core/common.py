@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import traceback
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,16 @@ PARTIAL = ".partial"  # the end of a temporary file's name
 
 class TrainingError(RuntimeError):
     """A run cannot start or go on; the message says why and what to do."""
+
+
+def on_purpose(error):
+    """Whether `error` is a sentence for who reads it: a TrainingError or ValueError that a `raise`
+    made; else it is a fault, in a network for one, and the traceback says where.
+    """
+    steps = traceback.extract_tb(error.__traceback__)
+    raised = not steps or (steps[-1].line or "").startswith("raise")
+    told = hasattr(error, "__notes__")  # with its traceback: see core.many
+    return isinstance(error, (TrainingError, ValueError)) and raised and not told
 
 
 def find(table, name, noun):
@@ -62,7 +73,8 @@ def write_atomically(path, write, advice=AGAIN):
             write(file)
             file.flush()
             os.fsync(file.fileno())  # a power cut must not leave an empty file under this name
-        partial.chmod(0o644)
+        with contextlib.suppress(OSError):  # a share may let nobody but its owner
+            partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:
         raise TrainingError(

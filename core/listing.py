@@ -9,7 +9,7 @@ def print_list(models, recipes):
     """
     print("models")
     for name, network in models.items():
-        title = network.__doc__.split(": ", 1)[-1].splitlines()[0]
+        title = (network.__doc__ or "").split(": ", 1)[-1].partition("\n")[0]
         print(f"  {name:9} {title}")
     print("recipes")
     for name, r in recipes.items():

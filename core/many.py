@@ -4,9 +4,10 @@ import importlib
 import multiprocessing
 import pickle
 import threading
+import traceback
 from concurrent.futures.process import BrokenProcessPool
 
-from core.common import TrainingError
+from core.common import TrainingError, on_purpose
 
 BREAKS = 3  # so many times in a row a process may die before those at work are tried one by one
 
@@ -53,7 +54,11 @@ def _outcome(function, item, start_method=None):
 
 
 def _carried(error):
-    """`error`; if no other process can be sent it, a TrainingError of its text."""
+    """`error`, with its traceback as a note; if no other process can be sent it, a TrainingError of
+    its text.
+    """
+    if not on_purpose(error):
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
@@ -113,6 +118,12 @@ def _submitted(client, function, items):
     futures = {client.submit(_alone, function, item, pure=False): item for item in items}
     try:
         for future in as_completed(list(futures)):
+            if future.cancelled():
+                futures.clear()
+                raise TrainingError(
+                    "The Dask scheduler is gone; what is finished is kept. Start it, then repeat "
+                    "the command."
+                )
             error = future.exception()
             yield futures.pop(future), future.result() if error is None else error
     finally:

@@ -79,14 +79,13 @@ def is_recorded(path, recipe, validate, model):
     except ValueError:
         print(f"{path} is damaged: the run is done anew.", flush=True)
         return False
-    part = "val" if validate else "test"
-    same = DEFAULTS | record["recipe"] == settings(recipe) and part_of(record) == part
-    if not same:
-        print(f"{path} is of another recipe: the run is done anew.", flush=True)
-    elif record["model"] != name_of(model):
-        print(f"{path} is of another network: the run is done anew.", flush=True)
-        return False
-    return same
+    found = DEFAULTS | record["recipe"], part_of(record), record["model"]
+    wanted = settings(recipe), "val" if validate else "test", name_of(model)
+    for what, one, other in zip(("recipe", "split", "network"), found, wanted, strict=True):
+        if one != other:
+            print(f"{path} is of another {what}: the run is done anew.", flush=True)
+            return False
+    return True
 
 
 def paths_of(name, root=ROOT):

@@ -33,10 +33,11 @@ from core.common import (
     TrainingError,
     claimed,
     find,
+    on_purpose,
     whole_number,
 )
 from core.many import run_all
-from core.recipes import RECIPES
+from core.recipes import RECIPES, settings
 from core.records import epoch_line, is_recorded, part_of, paths_of
 from dataset import DataError
 from model import MODELS
@@ -159,7 +160,8 @@ def sweep(path, device=None, jobs=1, dask=None):
     missing = [line for line in planned if not recorded(*line)]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
     failed, several = [], jobs > 1 or dask is not None
-    orders = [Order(str(place_of(path)), name, device, several) for name, *_ in missing]
+    place = str(place_of(path))
+    orders = [Order(place, name, settings(recipe), device, several) for name, _, recipe in missing]
     for number, (order, outcome) in enumerate(run_all(carry_out, orders, jobs, dask), 1):
         if isinstance(outcome, DataError):
             raise outcome
@@ -167,6 +169,7 @@ def sweep(path, device=None, jobs=1, dask=None):
             print(outcome, flush=True)
         elif isinstance(outcome, Exception):
             explain(order.name, outcome)
+            forget(outcome)
             failed.append(order.name)
         elif several:
             print(f"{order.name}: {outcome} ({number} of {len(orders)})", flush=True)
@@ -179,6 +182,7 @@ class Order(NamedTuple):
 
     table: str
     name: str
+    recipe: dict
     device: str | None
     several: bool  # it is one of several processes whose lines are mixed
 
@@ -192,8 +196,12 @@ def place_of(path):
 
 def carry_out(order):
     """Trains the run of an `Order`, whose table is loaded in this process; returns how it ended."""
-    (found,) = [line for line in plan(ROOT / order.table) if line[0] == order.name]
-    record = train_once(*found, order.device, order.several)
+    lines = [line for line in plan(ROOT / order.table) if line[0] == order.name]
+    if not lines or settings(lines[0][2]) != order.recipe:
+        raise TrainingError(
+            "the table has changed since this process has read it; start its workers anew."
+        )
+    record = train_once(*lines[0], order.device, order.several)
     if record is None:
         return "is recorded by another process"
     part = part_of(record)
@@ -201,11 +209,18 @@ def carry_out(order):
 
 
 def explain(name, error):
-    """Says why a run failed: in a sentence, or where the error is none of this program's own."""
-    if not isinstance(error, (TrainingError, ValueError)):
+    """Says why a run failed: in a sentence; and where, if nobody raised that on purpose."""
+    if not on_purpose(error):
         traceback.print_exception(error)
     text = str(error) or type(error).__name__
     print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def forget(error):
+    """Frees what the failed functions held, networks and images: the next run needs the memory."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def recorded(name, run, recipe):
@@ -237,7 +252,8 @@ def train_once(name, run, recipe, device, several=False):
             aside = next(path for path in names if not path.exists())
             paths.checkpoint.replace(aside)  # days may stand in it, and one word have changed
             print(f"{error} The run is done anew; that file is kept as {aside}.", flush=True)
-            return train.train_and_record(run.model, recipe, name, device, **options)
+            forget(error)
+        return train.train_and_record(run.model, recipe, name, device, **options)
 
 
 def main():

@@ -49,7 +49,7 @@ class Taught:
     def __init__(self, names, prepare=lambda network: network):
         self.names, self.prepare, self.teachers = names, prepare, []
 
-    def __repr__(self):
+    def identity(self):
         """A checkpoint goes on with the same teachers: their names, and what is in their files.
 
         Raises TrainingError where one is not there: the checkpoint may be of this run all the same.
@@ -58,7 +58,7 @@ class Taught:
         for file in files:
             if not file.exists():
                 raise train.TrainingError(
-                    f"There is no {file}, a teacher's weights; train it, then again."
+                    f"There is no {file}, a teacher's weights: train it first, then repeat this."
                 )
         found = fingerprint(file.read_bytes() for file in files)
         return f"{type(self).__name__}({self.names}, {found})"

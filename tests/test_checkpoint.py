@@ -16,7 +16,7 @@ from conftest import QUICK, ROOT, Tiny
 from torch import nn
 
 import train
-from core.checkpoint import architecture, comparable, identity_of
+from core.checkpoint import architecture, comparable, identity_of, without_addresses
 from core.common import TrainingError
 from core.device import pick_precision
 from core.distributed import circumstances
@@ -239,6 +239,12 @@ print(architecture(Chosen()))
         command = dict(cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         found.add(subprocess.run([sys.executable, "-c", code], **command).stdout)
     assert len(found) == 1
+
+
+def test_addresses_are_no_part_of_a_network():
+    """Windows writes them in capitals."""
+    for address in ("0x7f3a2c", "0x000002A1B3C4D5E0"):
+        assert without_addresses(f"<function relu at {address}>") == "<function relu>"
 
 
 def test_an_edited_network_is_another_run():

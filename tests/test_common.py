@@ -11,6 +11,7 @@ from core.common import (
     check_writable,
     claimed,
     find,
+    on_purpose,
     write_atomically,
 )
 
@@ -68,3 +69,24 @@ def test_nobody_holds_a_lock_whose_file_is_gone(tmp_path, monkeypatch):
         assert lock.exists()
     with claimed(lock, "it"):
         assert lock.exists()
+
+
+def test_a_folder_of_others_that_may_be_written(tmp_path, monkeypatch):
+    """On a share none but its owner may change a file's mode."""
+
+    def refused(self, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.chmod", refused)
+    write_atomically(tmp_path / "record.json", lambda file: file.write(b"new"))
+    assert (tmp_path / "record.json").read_bytes() == b"new"
+
+
+def test_a_fault_is_no_sentence():
+    def fault():
+        return [side for side, _ in [(1, 2, 3)]]
+
+    for function, sentence in ((fault, False), (lambda: find({}, "x", "recipe"), True)):
+        with pytest.raises(ValueError) as caught:
+            function()
+        assert on_purpose(caught.value) == sentence

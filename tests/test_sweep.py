@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import ROOT, TABLE_HEAD
 
 import train
 from core.common import TrainingError
+from core.recipes import settings
 from experiments import sweep
 
 TABLE = (
@@ -85,7 +87,10 @@ def test_seeds_go_on_from_a_tables_own(tmp_path):
     assert seeds == {"later-seed0": 3, "later-seed1": 4, "first-seed0": 0, "first-seed1": 1}
 
 
-@pytest.mark.parametrize("damage", ["", '{"model": "net"', "another recipe", "another network"])
+OTHERS = ["another recipe", "another split", "another network"]
+
+
+@pytest.mark.parametrize("damage", ["", '{"model": "net"', *OTHERS])
 def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys):
     path = course / "table.py"
     path.write_text(
@@ -98,6 +103,8 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
     text = damage
     if damage == "another recipe":
         text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
+    if damage == "another split":
+        text = json.dumps(good).replace('"test_accuracy', '"val_accuracy')
     if damage == "another network":
         text = json.dumps(good | {"model": "frontier"})
     file.write_text(text)
@@ -198,3 +205,30 @@ def test_a_run_is_resumed_where_its_variants_keep_nothing(said, tmp_path, monkey
     run = sweep.Run("x", "sprint", 1, variants={"train_epoch": Kept(**said)})
     sweep.train_once("x-seed0", run, sweep.recipe_of(run, 0), "cpu")
     assert asked == [bool(said)]
+
+
+def test_a_process_with_an_older_table_trains_nothing(course):
+    (course / "table.py").write_text(TABLE)
+    ((_, _, recipe), *_) = [line for line in sweep.plan(course / "table.py") if "plain" in line[0]]
+    asked = settings(recipe) | {"epochs": 2}
+    for name, wanted in (("table/plain-seed0", asked), ("table/new-seed0", settings(recipe))):
+        order = sweep.Order(str(course / "table.py"), name, wanted, None, False)
+        with pytest.raises(TrainingError, match="has changed since .* start its workers anew"):
+            sweep.carry_out(order)
+    assert not (course / "results").exists()
+
+
+def test_what_a_failed_run_held_is_free_before_the_next():
+    class Network:
+        pass
+
+    def train_it():
+        network = Network()
+        held.append(weakref.ref(network))
+        raise RuntimeError("out of memory")
+
+    held = []
+    with pytest.raises(RuntimeError) as caught:
+        train_it()
+    sweep.forget(caught.value)
+    assert held[0]() is None

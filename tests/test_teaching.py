@@ -73,10 +73,10 @@ def test_a_missing_teacher_is_told_and_no_reason_to_set_a_checkpoint_aside(
 
 
 def test_teachers_that_were_trained_anew_are_others(teachers, small):
-    before = repr(Taught(teachers))
+    before = Taught(teachers).identity()
     recipe = dataclasses.replace(QUICK, seed=7)
     train.train_and_record("net", recipe, teachers[0], data=small, progress=False)
-    assert repr(Taught(teachers)) != before
+    assert Taught(teachers).identity() != before
 
 
 def test_a_taught_run_that_was_cut_off_goes_on_to_the_bit(teachers, small, tmp_path):
