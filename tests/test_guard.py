@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 
 from core import limits
-from tools import guard, submission
+from tools import grade, grading, guard, submission
 from tools.verdict import Heard, notes, problem_of
 
 
@@ -110,6 +110,7 @@ def test_where_the_system_cannot_protect_the_code_is_put_back(tmp_path, monkeypa
     (tmp_path / "removed.py").unlink()
     (tmp_path / "new.py").write_text("new")
     (tmp_path / "notes.txt").write_text("other")
+    (tmp_path / ".DS_Store").write_text("a file manager's")
     (tmp_path / "grades" / "a.html").write_text("another grader's")
     changed = course.restore()
     assert changed == ["changed.py", "new.py", "notes.txt", "removed.py"]
@@ -158,3 +159,25 @@ def test_confined_writes_in_its_folder_alone(tmp_path):
     version = limits.protects()  # connections since 4, signals since 6
     assert said.count("refused") == 2 + (version >= 4) + (version >= 6)
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", "new"]
+
+
+def test_a_wrong_device_is_no_fault_of_a_submission(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="Unknown device 'gpu'"):
+        grade.main(["model.py:Net", "--device", "gpu"])
+    monkeypatch.setenv("PRECISION", "bf16")
+    with pytest.raises(SystemExit, match="the environment variable PRECISION is 'bf16'"):
+        grade.main(["model.py:Net"])
+
+
+def test_one_network_of_two_names(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import torch.nn as nn\nclass Net(nn.Module): pass\nModel = Net\nOther = Net")
+    name, _ = submission.find(submission.load(path), None)
+    assert name == "Net"
+
+
+def test_a_notebook_is_no_folder(tmp_path):
+    (tmp_path / "anna.ipynb").write_text("{}")
+    with pytest.raises(ValueError, match="is no Python file, nor a folder with some.$"):
+        grading.submissions_of([str(tmp_path / "anna.ipynb")])

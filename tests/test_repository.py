@@ -17,10 +17,22 @@ import model
 from core.records import load_records, results_table
 from tools import badges, readme, solutions
 
+
+def ours(pattern):
+    """The files of the course that match; none of those that a learner has put beside them."""
+    command = ["git", "ls-files", "--others", "--exclude-standard", "-z"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        found = ""
+    others = {ROOT / name for name in found.split("\0")}
+    return [path for path in sorted(ROOT.glob(pattern)) if path not in others]
+
+
 NOTEBOOKS = [f"{name}.ipynb" for name in readme.LESSONS]
 MOVED = [
     path
-    for path in sorted((ROOT / "experiments").glob("*.ipynb"))
+    for path in ours("experiments/*.ipynb")
     if f"experiments/{path.name}" not in (*NOTEBOOKS, "experiments/solutions.ipynb")
 ]
 
@@ -73,7 +85,7 @@ def first_cell(name):
 def test_a_course_that_cannot_be_fetched_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "system", lambda command: 32768 * ("git clone" in command))
-    [cell] = {first_cell(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.ipynb")}
+    [cell] = {first_cell(path.relative_to(ROOT)) for path in ours("experiments/*.ipynb")}
     assert cell == first_cell("S9_Final.ipynb")
     with pytest.raises(SystemExit, match="is there a network.* switch Internet on"):
         exec(cell, {})
@@ -221,7 +233,7 @@ TOOL = TABLE | {"utils", "analysis", "tools"}
 
 def modules():
     for folder in ("", "core", "experiments", "tools"):
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in ours(f"{folder}/*.py" if folder else "*.py"):
             yield path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
 
 

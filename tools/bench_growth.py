@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from core import distributed
-from core.common import ROOT, Parser, TrainingError, write_json, write_text
+from core.common import ROOT, Parser, TrainingError, check_writable, write_json, write_text
 from core.device import describe_device
 from core.many import needed, run_all
 from core.records import markdown
@@ -29,6 +29,8 @@ from dataset import Cifar10, DataError, load_cifar10
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, conv_block
 from tools.readme import fill, recorded
 from train import RECIPES, fit
+
+RESULT = ROOT / "results" / "bench" / "growth.json"
 
 IMAGES, RUNS = 2500, 3
 RECIPE = dataclasses.replace(RECIPES["sprint"], epochs=1, views=(), augment="flip_shift")
@@ -170,9 +172,10 @@ def main():
                     print(json.dumps(row))
             return
         needed("joblib", "It")
-        write_json(ROOT / "results" / "bench" / "growth.json", measure())
+        check_writable([RESULT])
+        write_json(RESULT, measure())
         write_table()
-    except (TrainingError, DataError) as error:
+    except (TrainingError, DataError, ValueError) as error:
         sys.exit(f"bench_growth: {error}")
     print(table(recorded("bench/growth")))
 

@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python tools/grade.py
 
 from core.common import ClaimedError, Parser, TrainingError, whole_number
+from core.device import pick_device, pick_precision
 from core.many import run_all
 from dataset import DataError
 from tools import pages
@@ -186,8 +187,10 @@ def main(arguments=None):
     words, out = options.pop("submissions"), options.pop("out")
     engine = {name: options.pop(name) for name in ("jobs", "dask")}
     try:
-        count = len(submissions_of(words))
-        reports = grade_class(words, terms_of(**options), out, **engine)
+        count, terms = len(submissions_of(words)), terms_of(**options)
+        if not engine["dask"]:  # whose machines may have other devices
+            pick_precision(pick_device(terms.device), terms.recipe.precision)
+        reports = grade_class(words, terms, out, **engine)
     except (ValueError, TrainingError, DataError) as error:
         sys.exit(f"grade: {error}")
     except KeyboardInterrupt:

@@ -108,16 +108,14 @@ def submissions_of(words):
     found = {}
     for word in words:
         path, network = Path(word), None
-        if not path.exists() and ":" in word:
+        if not os.access(path, os.F_OK) and ":" in word:  # Path.exists may raise an error
             path, network = Path(word.rpartition(":")[0]), word.rpartition(":")[2]
-        if not path.exists():
+        if not os.access(path, os.F_OK):
             raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
         files = [file for file in inside(path) or [path] if is_python(file)]
         if not files and (network is not None or len(words) == 1):
-            raise ValueError(
-                f"{path} is no Python file, nor a folder with some; a folder for each student is "
-                f"given as {path}/*"
-            )
+            each = f"; a folder for each student is given as {path}/*" if path.is_dir() else ""
+            raise ValueError(f"{path} is no Python file, nor a folder with some{each}.")
         if network is not None and not network.isidentifier():
             raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
         for file in files:
@@ -145,7 +143,8 @@ def left_out(words, out):
     """What is not graded of `words`, and in the folders among them: all but Python files, hidden
     ones and `out`.
     """
-    paths = [one for path in map(Path, words) if path.exists() for one in inside(path) or [path]]
+    there = [Path(word) for word in words if os.access(word, os.F_OK)]
+    paths = [one for path in there for one in inside(path) or [path]]
     others = [path for path in paths if not is_python(path) and path.resolve() != out]
     return [str(path) for path in others if not path.name.startswith((".", "_"))]
 

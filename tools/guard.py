@@ -144,7 +144,7 @@ def listed(elsewhere):
     for folder, folders, names in os.walk(ROOT):
         inside = [name for name in folders if name[0] != "." and name != "__pycache__"]
         folders[:] = [name for name in inside if str(Path(folder, name)) not in elsewhere]
-        for path in (Path(folder, name) for name in names):
+        for path in (Path(folder, name) for name in names if name[0] != "."):
             with contextlib.suppress(OSError):
                 files[path] = path.stat().st_size, path.stat().st_mtime_ns
     return files

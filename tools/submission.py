@@ -26,7 +26,7 @@ import analysis
 import train
 from core import limits
 from core.common import ROOT, Parser, TrainingError
-from core.device import describe_device, pick_device
+from core.device import describe_device, pick_device, pick_precision
 from core.forward import takes
 from core.recipes import Recipe
 from core.undisturbed import unwrapped
@@ -89,6 +89,7 @@ def find(module, name):
         return name, getattr(module, name)
     file = Path(module.__file__).name
     chosen = [key for key in USUAL if key in own] or list(own)
+    chosen = [*{own[key]: key for key in reversed(chosen)}.values()][::-1]  # each class once
     if len(chosen) > 1:
         alone = [key for key in chosen if takes_nothing(own[key])]
         chosen = [key for key in alone if key in USUAL or learns(own[key])] or alone
@@ -271,7 +272,8 @@ def limit(request):
     memory = None if on_gpu else request["limits"]["memory"]
     mine = [p for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"]]
     threads = [p.info["num_threads"] or 0 for p in mine if p.info["uids"].real == os.getuid()]
-    limits.limit_processes(sum(threads) + MORE_THREADS)
+    if limits.sees_all_processes():
+        limits.limit_processes(sum(threads) + MORE_THREADS)
     limits.confine(Path(request["file"]).parent, memory, request["protect"])
 
 
@@ -282,6 +284,8 @@ def main():
     options = parser.parse_args()
     request = json.loads(options.request.read_text(encoding="utf-8"))
     results = Results(options.results)
+    # A wrong device, or PRECISION, is no fault of the submission: nothing of it has begun.
+    pick_precision(pick_device(request["device"]), request["recipe"]["precision"])
     limit(request)
     try:
         judge(request, results)
