@@ -2,8 +2,9 @@
 
 `python -m experiments.sweep experiments/11_five_networks.py`
 
-What a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000;
-core.recipes has what they favour. The "as-run" lines train on all 50,000 with a text's own
+Some of what a text leaves open is tried in short runs on 45,000 images, judged on the other 5,000:
+`strided`'s recipe in core.recipes was chosen by them, `compact`'s was there before; the lesson says
+what is untried. The "as-run" lines train on all 50,000 with a text's own
 mistake. A line without records in results/ has not been run yet. The long runs without mistakes are
 `python train.py --model compact` and so on; their records lie in results/ itself.
 """

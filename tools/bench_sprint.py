@@ -3,11 +3,11 @@
     python -m tools.bench_sprint            1 seed of each, one after the other
     python -m tools.bench_sprint --seeds 3  alternating
 
-Each racer is charged its whole training, evaluations not counted. The schedule of `compact` is the
-shortest that should end with 85 %, by its recorded trainings of 12, 37 and 50 epochs. Seconds
-belong to a machine, arithmetic does not: so the operations of each training are counted, and the
-share of what one large matrix product reaches here is told. Writes results/bench/sprint.json, which
-keeps one race for each kind of processor.
+Each racer is charged its whole training, evaluations not counted. `compact` has 20 epochs, a few
+fewer than its recorded trainings ask for (experiments/06_sprint.ipynb): that errs in its favour.
+Seconds belong to a machine, arithmetic does not: so the operations of each training are counted,
+and the share of what one large matrix product reaches here is told. Writes
+results/bench/sprint.json, which keeps one race for each kind of processor.
 """
 
 import dataclasses

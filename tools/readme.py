@@ -43,7 +43,8 @@ LESSONS = {  # notebook: the question it asks
     "experiments/11_five_networks": "Do five published answers hold when they are trained again?",
 }
 LARGE = "07_frontier_gpu/large-94-*.json"  # tested, too: all tables and pictures compare them
-TABLES = [path.name for path in sorted((ROOT / "results").glob("[0-9]*")) if path.is_dir()]
+TABLES = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+TABLES = sorted(TABLES & {path.parent.name for path in (ROOT / "results").glob("*/*.json")})
 
 
 # ---------------------------------------------------------------------------------------- README.md
@@ -135,14 +136,15 @@ def findings(groups):
         "experiments/08_look_inside": f"Confidence: {off[0]} points off; with temperature {off[1]}",
         "experiments/09_learning_rate": f"Ten times too large: {large}; too small: {little}",
         "experiments/10_your_turn": "That is yours to find",
-        "experiments/11_five_networks": f"{sum(kept)} of {len(kept)} reach their text, or nearly",
+        "experiments/11_five_networks": (
+            f"{sum(kept)} of {len(kept)} trainings, of three networks, reach their text, or nearly"
+        ),
     }
 
 
 def course(groups):
     """The lessons as a table: question, finding, minutes on the machines of bench/lessons.json."""
-    measured = recorded("bench/lessons")
-    sentences = findings(groups)
+    measured, sentences = recorded("bench/lessons"), findings(groups)
     rows = []
     for notebook, question in LESSONS.items():
         minutes = max(1, round(measured[f"{notebook}.ipynb"]["seconds"] / 60))
@@ -203,10 +205,9 @@ def fastest(groups):
     sentences = []
     for name in ("net-lean", "net-sprint"):
         runs = groups[name]
-        worst = min(run["test_accuracy"] for run in runs)
         sentences.append(
             f"`{name.split('-')[1]}`: **{accuracy_of(runs)} of the test images**, the worst seed "
-            f"{100 * worst:.2f} %, after a training of {time_of(runs)}."
+            f"{100 * min(r['test_accuracy'] for r in runs):.2f} %, trained in {time_of(runs)}."
         )
     race = (
         "`lean` was recorded on another machine of the same kind, with an older torch. A race of "
@@ -286,8 +287,7 @@ def draw_lesson(name):
     runs = load_records(f"{name}/*.json")
     comparisons = comparisons_of(name)
     counts = [sum(run in runs for run in comparison.others) for comparison in comparisons]
-    size = (WIDTH, len(counts) + 0.48 * sum(counts))
-    sizes = dict(figsize=size, height_ratios=counts)
+    sizes = dict(figsize=(WIDTH, len(counts) + 0.48 * sum(counts)), height_ratios=counts)
     options = dict(sharex=True, squeeze=False, layout="constrained")
     _, axes = plt.subplots(len(comparisons), 1, **sizes, **options)
     for axis, comparison in zip(axes.flat, comparisons, strict=True):
