@@ -30,7 +30,7 @@ from core.arrays import (
     held_out as held_out,
     split as split,
 )
-from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline
+from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline, reseed
 from core.common import Parser
 from core.distributed import rank, shard
 from core.download import DataError, data_root, load_cifar10
@@ -244,7 +244,7 @@ def seed_worker(_):
     albumentations 2.0.8 would give all of them the same ones; torch's worker seed differs.
     """
     worker = get_worker_info()
-    worker.dataset.compose.set_random_seed(worker.seed % 2**32)
+    reseed(worker.dataset.compose, worker.seed % 2**32)
 
 
 class AlbumentationsBatches:
@@ -257,7 +257,7 @@ class AlbumentationsBatches:
 
     def __init__(self, images, labels, batch_size, augment, seed, device, workers):
         self.data = _Augmented(images, labels, pipeline(augment))
-        self.workers = min(4, _cores()) if workers is None else workers
+        self.workers = min(4, cores()) if workers is None else workers
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -277,7 +277,7 @@ class AlbumentationsBatches:
         torch.rand(rank(), generator=generator)  # each process has draws of its own
         if self.workers == 0:
             seed = generator.initial_seed() + 500_000 * rank()
-            self.data.compose.set_random_seed(seed % 2**32)
+            reseed(self.data.compose, seed % 2**32)
         self.epoch += 1
         return DataLoader(
             self.data,
@@ -290,7 +290,7 @@ class AlbumentationsBatches:
         )
 
 
-def _cores():
+def cores():
     """How many processors this process may use: in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -321,12 +321,13 @@ def _as_it_is(batch):
 def to_device(array, device):
     """A tensor of `array` on `device`.
 
-    For a GPU from pinned memory: the copy then does not hold up the training.
+    For a GPU from pinned memory: the copy then does not hold up the training. Elsewhere the memory
+    may be gone before it is copied, on a Mac it was (pytorch/pytorch#189690).
     """
     tensor = torch.from_numpy(array)
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def main():

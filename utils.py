@@ -114,8 +114,7 @@ def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, 
     axes = grid_of(len(names), draws + 1, cell=WIDTH / (draws + 1))
     drawn = []
     for row, name in zip(axes, names, strict=True):
-        compose = pipeline(name, normalise=False)
-        compose.set_random_seed(seed)
+        compose = pipeline(name, normalise=False, seed=seed)
         drawn.append([compose(image=image)["image"] for _ in range(draws)])
         draw_row(row, name, [image, *drawn[-1]])
     axes[0, 0].set_title("original", fontsize=11)

@@ -5,6 +5,7 @@ pipeline(name)     an albumentations pipeline, uint8 (H, W, 3) -> normalised flo
 """
 
 import os
+import random
 import warnings
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it asks for 
 
 import albumentations as A
 import cv2
+import numpy as np
 
 MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, per channel, in 0..1
 STD = (0.2470, 0.2435, 0.2616)
@@ -137,11 +139,12 @@ DEVICE_AUGMENTATIONS = (  # both engines have them
 )
 
 
-def pipeline(name, normalise=True):
+def pipeline(name, normalise=True, seed=None):
     """Builds the albumentations pipeline `name`.
 
     name: in AUGMENTATIONS.
     normalise: end with float32 (H, W, 3), normalised; False ends with uint8 (H, W, 3).
+    seed: its draws follow from it; None: other ones each time. See `reseed`.
 
     Raises ValueError for an unknown name, and a UserWarning as an error: albumentations 2.x only
     warns of an argument that it does not know, and then ignores it.
@@ -157,4 +160,16 @@ def pipeline(name, normalise=True):
             steps += built if isinstance(built, list) else [built]
         if normalise:
             steps.append(A.Normalize(augmentation.mean, augmentation.std))
-        return A.Compose(steps)
+        compose = A.Compose(steps)
+    if seed is not None:
+        reseed(compose, seed)
+    return compose
+
+
+def reseed(compose, seed):
+    """Lets all draws of a pipeline follow from `seed`, in one stream.
+
+    By compose.set_random_seed each transform would have a stream of its own, and all the same
+    numbers: of two that draw equally often both would be done or neither.
+    """
+    compose.set_random_state(np.random.default_rng(seed), random.Random(seed))

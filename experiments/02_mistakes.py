@@ -10,7 +10,16 @@ averages, ...) are made in the notebook, on trained networks.
 import albumentations as A
 from torch import nn
 
-from core.augment import MEAN, STANDARD, Augmentation, cutout, flip, shift_scale_rotate, to_bytes
+from core.augment import (
+    MEAN,
+    STANDARD,
+    Augmentation,
+    cutout,
+    flip,
+    reseed,
+    shift_scale_rotate,
+    to_bytes,
+)
 from core.optim import make_schedule
 from dataset import AlbumentationsBatches
 from experiments.sweep import Comparison, Run
@@ -61,7 +70,9 @@ class Replayed(AlbumentationsBatches):
 
 def make_replayed(images, labels, batch_size, augment, engine, seed, device):
     """dataset.make_batches, with Replayed."""
-    return Replayed(images, labels, batch_size, augment, seed, device, workers=None)
+    batches = Replayed(images, labels, batch_size, augment, seed, device, workers=None)
+    reseed(batches.data.compose, seed)  # the recorded runs had another stream, which is lost
+    return batches
 
 
 class PerEpoch:

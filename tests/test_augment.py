@@ -34,3 +34,22 @@ def test_scale_is_relative_to_one(cifar):
     """scale 0.1 zooms by 0.9..1.1, not by 1.9..2.1: most of the corners stay in view."""
     A_ = a.shift_scale_rotate(1.0).scale
     assert {tuple(A_[axis]) for axis in ("x", "y")} == {(0.9, 1.1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "chances"),
+    [("standard", [0.5, 0.5, 0.5]), ("dilated", [0.5, 0.7]), ("stacked", [0.5, 0.2, 0.2])],
+)
+def test_how_often_the_published_pipelines_do_what(name, chances):
+    assert [step.p for step in a.pipeline(name).transforms[: len(chances)]] == chances
+
+
+def test_two_transforms_decide_apart():
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    compose = a.pipeline("flip", normalise=False)
+    compose = A.Compose([*compose.transforms, A.VerticalFlip(p=0.5)])
+    a.reseed(compose, 0)
+    drawn = [compose(image=noise)["image"].tobytes() for _ in range(400)]
+    counts = [drawn.count(image) for image in set(drawn)]
+    assert len(counts) == 4
+    assert min(counts) > 70

@@ -160,8 +160,7 @@ def test_the_augmentations_are_as_strong_as_they_say():
     noise = np.random.default_rng(0).integers(1, 255, (32, 32, 3), dtype=np.uint8)
 
     def draws(name, count=400):
-        compose = pipeline(name, normalise=False)
-        compose.set_random_seed(0)
+        compose = pipeline(name, normalise=False, seed=0)
         return np.array([compose(image=noise)["image"] for _ in range(count)])
 
     for name, side in (("cutout 8", 8), ("cutout", 16), ("cutout 24", 24)):
@@ -193,8 +192,7 @@ def test_the_wrong_pipelines_are_wrong_as_they_say(mistakes):
     white = np.full((32, 32, 3), 255, np.uint8)
 
     def draws(name):
-        compose = pipeline(name, normalise=False)
-        compose.set_random_seed(0)
+        compose = pipeline(name, normalise=False, seed=0)
         return np.stack([compose(image=white)["image"] for _ in range(400)])
 
     black = (draws("mistakes: black") == 0).all(3).sum((1, 2))
