@@ -11,7 +11,6 @@ Choices are made with `validate`, on 5,000 training images held out. The test cu
 nothing is chosen by it: the accuracy that counts is the last epoch's.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib
@@ -156,6 +155,7 @@ def fit(
         raise ValueError(f"recipe is {recipe!r}; it must be a Recipe, e.g. RECIPES['sprint'].")
     device = pick_device(device)
     precision = pick_precision(device, recipe.precision)
+    asked, recipe = recipe, recipe.on(device)
     if device.type == "cpu":
         keep_freed_memory()
     progress = progress and distributed.rank() == 0
@@ -176,7 +176,7 @@ def fit(
     schedule = make_schedule(optimizer, recipe, len(batches))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     variants = (make_batches, make_optimizer, make_schedule, train_epoch)
-    identity = identity_of(name, recipe, validate, network, arrays, variants)
+    identity = identity_of(name, asked, validate, network, arrays, variants)
     average = averaging.follow(network, optimizer, recipe.ema)
     states = dict(model=network, optimizer=optimizer, schedule=schedule, scaler=scaler)
     states |= dict(average=average) if recipe.ema else {}
@@ -217,7 +217,7 @@ def fit(
             save_checkpoint(checkpoint, identity, states, history, device, precision)
     _, flipped = judge(judged, test_images, test_labels, recipe, precision, flip=True)
     size = count_parameters(judged)
-    return judged.eval(), make_record(name, size, recipe, device, precision, part, history, flipped)
+    return judged.eval(), make_record(name, size, asked, device, precision, part, history, flipped)
 
 
 def judge(network, images, labels, recipe, precision, flip=False):
@@ -275,8 +275,7 @@ def load_weights(path):
 
 
 def parse(arguments):
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = common.Parser("train.py", formatter_class=raw, description=__doc__)
+    parser = common.Parser("train.py", description=__doc__)
     add = parser.add_argument
     add("--model", default="net", help="a network in model.MODELS (default: net)")
     add("--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)")
@@ -316,7 +315,7 @@ def main(arguments=None):
         if options.export or not paths_of(asked(options)[0], ROOT).checkpoint.exists():
             sys.exit("\ntrain.py: stopped; there is nothing to resume.")
         again = " ".join([w for w in arguments or sys.argv[1:] if w != "--resume"] + ["--resume"])
-        start = "torchrun … train.py" if distributed.launched() else "python train.py"
+        start = "torchrun … train.py" if distributed.launched() else f"python {sys.argv[0]}"
         sys.exit(f"\ntrain.py: stopped; finished epochs are kept, go on: {start} {again}")
 
 

@@ -10,11 +10,13 @@ bfloat16 is fast only where the hardware multiplies it. Emulated, it is far slow
 PRECISION says what "auto" means; with it either kind of processor can be rehearsed on the other.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -205,7 +207,13 @@ def describe_device(device):
 
 
 def _processor():
+    if sys.platform == "darwin":  # where Python says "arm" of all of them
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError):
+            told = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+            return told or platform.machine()
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return name.replace(",", "")  # which parts the description

@@ -1,7 +1,7 @@
 """Recipes: all that decides a run, beside the model, as data."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS
 from core.common import is_number
@@ -126,6 +126,12 @@ class Recipe:
                 f"The device engine does not know the augmentation {self.augment!r}, only "
                 f'{", ".join(DEVICE_AUGMENTATIONS)}; set engine="albumentations".'
             )
+
+    def on(self, device):
+        """The same as this device can compute it: in channels-last the gradients of a Mac's GPU
+        are wrong (pytorch/pytorch#175189).
+        """
+        return replace(self, channels_last=False) if device.type == "mps" else self
 
     def view_at(self, epoch):
         """(side, pad, crop) of the last one of `views` that has begun by this epoch, from 0 on."""

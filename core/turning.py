@@ -31,6 +31,8 @@ def turned(images, maps):
     if not len(images):  # of a small last batch one of several processes has none
         return images
     planes = images.permute(0, 3, 1, 2)
+    if planes.device.type == "mps":  # which samples wrongly in this order, pytorch/pytorch#174339
+        planes = planes.contiguous()
     grid = F.affine_grid(maps, planes.shape, align_corners=False)
     planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     return planes.permute(0, 2, 3, 1)

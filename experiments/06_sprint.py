@@ -209,7 +209,7 @@ def compiled(model):
     its own compilation.
     """
     torch.compiler.reset()
-    torch._inductor.utils.clear_caches()
+    torch._inductor.utils.clear_inductor_caches()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     torch._inductor.config.force_disable_caches = True
     return torch.compile(model)

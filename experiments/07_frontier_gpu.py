@@ -15,6 +15,7 @@ last epochs of `taught-94` and `large-94` were computed on a processor, as they 
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
 from experiments import designs, mixed
 from experiments.sweep import Run
@@ -23,11 +24,11 @@ from model import MODELS, GatedNet
 
 
 def compiled(network):
-    """`network`, compiled in place where there is a GPU: names and weights stay.
+    """`network`, compiled in place where there is a GPU that Triton knows: names and weights stay.
 
     Its kernels are so short that starting them takes longer: a recording of them is replayed.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and has_triton():
         network.compile(dynamic=False, mode="reduce-overhead")
     return network
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from conftest import QUICK
 
 from core.recipes import EXPLAINED, RECIPES, Recipe, in_use
@@ -57,3 +58,10 @@ def test_what_nothing_reads_is_not_in_use():
 
 def test_every_field_is_explained():
     assert list(EXPLAINED) == [field.name for field in dataclasses.fields(Recipe)]
+
+
+def test_on_a_macs_gpu_a_recipe_is_computed_in_another_order():
+    assert QUICK.on(torch.device("cpu")) is QUICK
+    there = QUICK.on(torch.device("mps"))
+    assert not there.channels_last
+    assert dataclasses.replace(there, channels_last=True) == QUICK

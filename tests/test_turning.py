@@ -21,6 +21,14 @@ def test_half_are_turned_by_up_to_15_degrees_and_zoomed_by_a_tenth():
         assert high - 0.02 * (high - low) < value.max() <= high + 1e-5
 
 
+def test_colours_are_a_fifth_more_or_less():
+    factors = turning.colours(4000, torch.Generator().manual_seed(0))
+    assert 0.8 <= factors.min() < 0.801
+    assert 1.199 < factors.max() <= 1.2
+    assert augment.colour().brightness == (0.8, 1.2)
+    assert augment.turn().rotate == (-15, 15)
+
+
 @pytest.mark.parametrize(("angle", "zoom"), [(12, 1.0), (0, 0.9), (-8, 1.1)])
 def test_a_map_turns_as_albumentations_does(cifar, angle, zoom):
     border = augment.turn().border_mode
