@@ -81,6 +81,15 @@ def test_orthogonalise_evens_out_singular_values():
     assert torch.allclose(orthogonalise(several), orthogonalise(matrix), atol=1e-5)
 
 
+def test_three_rounds_lift_the_smallest_values_40_fold():
+    matrix = torch.diag(torch.tensor([1.0, 1e-5]))
+    assert orthogonalise(matrix)[1, 1] == pytest.approx(3.4445**3 * 1e-5, rel=0.01)
+    values = torch.linspace(0.02, 1, 50)
+    alone = torch.diag(values) / values.norm()  # what begins at 0.02 and more
+    after = torch.linalg.svdvals(orthogonalise(alone))[alone.diagonal().flip(0) >= 0.02]
+    assert 0.68 < after.min() < after.max() < 1.21
+
+
 def test_what_has_directions_is_a_filter():
     dense, depthwise = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 3, groups=24)
     scale, bias = nn.Parameter(torch.ones(1, 24, 1, 1)), dense.bias
@@ -96,11 +105,24 @@ def test_onecycle_without_a_warmup_begins_at_its_peak(warmup):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1, rel=0.01)
 
 
+def test_onecycle_takes_momentum_from_095_to_085_and_back():
+    recipe = Recipe(1, lr=0.1, schedule="onecycle", warmup=0.3)
+    optimizer = make_optimizer(nn.Linear(1, 1), recipe)
+    schedule, momenta = make_schedule(optimizer, recipe, 100), []
+    for _ in range(100):
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        schedule.step()
+    assert (momenta[0], momenta[-1]) == (0.95, pytest.approx(0.95, abs=1e-3))
+    assert min(momenta) == pytest.approx(0.85, abs=1e-3)
+    assert 25 < momenta.index(min(momenta)) < 35
+
+
 def test_muon_without_filters_is_nesterov_sgd():
     torch.manual_seed(0)
     one, two = nn.Linear(4, 3), nn.Linear(4, 3)
     two.load_state_dict(one.state_dict())
-    recipe = Recipe(epochs=1, lr=0.1, nesterov=True, weight_decay=1e-2)
+    recipe = Recipe(epochs=1, lr=0.1, momentum=0.8, nesterov=True, weight_decay=1e-2)
     optimizers = [
         make_optimizer(one, recipe),
         make_optimizer(two, dataclasses.replace(recipe, optimizer="muon", muon_lr=0.1)),

@@ -56,7 +56,7 @@ def test_evaluate_leaves_the_network_as_it_was(small):
 
 
 def test_a_run_twice_is_the_same_run_and_leaves_a_whole_record(small):
-    runs = [t.fit("net", QUICK, data=small, progress=False) for _ in range(2)]
+    runs = [t.fit("net", QUICK, small, device="cpu", progress=False) for _ in range(2)]
     states = [network.state_dict() for network, _ in runs]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     record = json.loads(json.dumps(runs[0][1]))
@@ -164,7 +164,7 @@ def test_the_same_seed_is_the_same_training_whoever_augments(small, workers):
         return make_batches(*arguments, **options, workers=workers)
 
     recipe = dataclasses.replace(QUICK, augment="standard", engine="albumentations")
-    options = dict(data=small, progress=False, make_batches=batches)
+    options = dict(data=small, device="cpu", progress=False, make_batches=batches)
     pairs = zip(*(t.fit(Tiny, recipe, **options)[1]["history"] for _ in range(2)), strict=True)
     for one, two in pairs:
         assert {k: v for k, v in one.items() if "seconds" not in k} == {
@@ -172,18 +172,26 @@ def test_the_same_seed_is_the_same_training_whoever_augments(small, workers):
         }
 
 
-def test_seconds_are_those_of_the_training_alone(small, monkeypatch):
+@pytest.mark.parametrize(("ema", "spent"), [(0, [5 + 10, 10]), (0.9, [5 + 10 + 9, 10 + 9])])
+def test_seconds_are_those_of_the_training_alone(ema, spent, small, monkeypatch):
+    """Building the network is one of its parts, statistics for the averaged one another."""
     now = [0.0]
 
     class Timed(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+            now[0] += 5
+
         def forward(self, x):
             now[0] += 1 if self.training else 10 * len(x)
-            return super().forward(x)
+            return super().forward(self.norm(x))
 
     monkeypatch.setattr(t.time, "perf_counter", lambda: now[0])
-    _, record = t.fit(Timed, QUICK, small, device="cpu", progress=False)
-    assert [epoch["seconds"] for epoch in record["history"]] == [10, 10]  # batches of 64
-    assert record["seconds"] == 20
+    recipe = dataclasses.replace(QUICK, ema=ema)
+    _, record = t.fit(Timed, recipe, small, device="cpu", progress=False)
+    assert [epoch["seconds"] for epoch in record["history"]] == spent  # 10 batches of 64, or less
+    assert record["seconds"] == sum(spent)
     assert record["evaluation_seconds"] == 2 * 10 * 300
 
 
@@ -212,11 +220,37 @@ def test_flip_is_the_mean_of_logits(small):
     assert flipped.probabilities == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_run_is_judged_with_its_own_normalisation(small):
-    recipe = Recipe(1, batch_size=300, augment="wide", precision="float32")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])  # one of them is not "auto"
+def test_a_run_is_judged_with_its_own_normalisation_and_precision(precision, small, monkeypatch):
+    flips, evaluate = [], t.evaluate
+
+    def noted(*arguments):
+        flips.append(arguments[-1])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(t, "evaluate", noted)
+    recipe = Recipe(1, batch_size=300, augment="wide", precision=precision)
     network, record = t.fit(Tiny, recipe, small, device="cpu", progress=False)
-    again = t.evaluate(network, small.test_images, small.test_labels, "wide", "float32")
+    asked = network, small.test_images, small.test_labels, "wide", precision
+    again, flipped = (evaluate(*asked, flip=flip) for flip in (False, True))
     assert record["history"][0]["test_loss"] == pytest.approx(again.loss, abs=1e-6)
+    assert record["test_accuracy_flip"] == flipped.accuracy
+    assert flips == [False, True]
+
+
+def test_another_seed_is_another_network_in_another_order(small):
+    seen = []
+
+    def epoch(model, batches, *rest):
+        seen.append((model.conv.weight.detach().clone(), next(iter(batches))[0]))
+        return 1.0, 0.1
+
+    for seed in (0, 1, 0):
+        recipe = dataclasses.replace(QUICK, epochs=1, seed=seed)
+        t.fit(Tiny, recipe, small, progress=False, train_epoch=epoch)
+    first, other, again = seen
+    assert not any(map(torch.equal, first, other))
+    assert all(map(torch.equal, first, again))
 
 
 def test_a_network_for_whole_images_alone_is_told_so(small):
