@@ -75,7 +75,7 @@ def blocks_in(sight):
         before = [ways[other] for other, theirs in operations.items() if above & theirs]
         operations[part] = inside
         ways[part] = [*max(before, key=len, default=[]), ".".join(part)]
-    return max(ways.values(), key=len, default=[])
+    return max(ways.values(), key=len)
 
 
 def children(paths, parent):
@@ -257,7 +257,7 @@ def global_average_in(network, sight):
         and op.name not in COPIES
         and sight.positions(op)[1] == 1
     ]
-    shape = "x".join(str(maps[-1].output[axis]) for axis in axes)
+    shape = "x".join(str(maps[-1].output[axis]) for axis in axes or (2, 3))
     if size == 1 or not behind:
         return [], f"the last map, of {where(maps[-1])}, is {shape}: nothing averages it"
     if all_of_it_is_the_mean(network, sight, last, behind):

@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -22,13 +23,23 @@ class TrainingError(RuntimeError):
 
 
 def on_purpose(error):
-    """Whether `error` is a sentence for who reads it: a TrainingError or ValueError that a `raise`
-    made; else it is a fault, in a network for one, and the traceback says where.
+    """Whether `error` is a sentence for who reads it: a TrainingError, or a ValueError that a
+    `raise` of this course made; else it is a fault, in a network for one, and the traceback says
+    where.
     """
-    steps = traceback.extract_tb(error.__traceback__)
-    raised = not steps or (steps[-1].line or "").startswith("raise")
-    told = hasattr(error, "__notes__")  # with its traceback: see core.many
-    return isinstance(error, (TrainingError, ValueError)) and raised and not told
+    if hasattr(error, "__notes__"):  # it brings its traceback along: see core.many
+        return False
+    if isinstance(error, TrainingError):
+        return True
+    last = [*traceback.extract_tb(error.__traceback__)][-1:]
+    files = [Path(step.filename) for step in last if (step.line or "").startswith("raise")]
+    ours = [file for file in files if file.is_relative_to(ROOT) and not of_others(file)]
+    return isinstance(error, ValueError) and len(ours) == len(last)
+
+
+def of_others(file):
+    """Whether a file under ROOT is a library's, of ROOT/.venv."""
+    return "site-packages" in file.parts
 
 
 def find(table, name, noun):
@@ -170,8 +181,23 @@ def write_json(path, content, advice=AGAIN):
     write_text(path, json.dumps(content, indent=1) + "\n", advice)
 
 
+@contextlib.contextmanager
+def stoppable(program, kept="nothing was written"):
+    """For a command: Ctrl-C ends it in a sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(f"\n{program}: stopped; {kept}.")
+
+
 class Parser(argparse.ArgumentParser):
     """A command line that refuses in one sentence."""
+
+    def __init__(self, program, description):
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(program, description=description, formatter_class=raw)
+        if hasattr(sys.stdout, "reconfigure"):  # what a console has no character for is "?" there
+            sys.stdout.reconfigure(errors="replace")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} See python {self.prog} --help.\n")

@@ -161,7 +161,7 @@ def _alone(root):
 
 def _try_local(path, read, failures):
     """The verified data from `path`, or None. What fails verification is set aside as *.bad."""
-    if not path.exists():
+    if not os.access(path, os.F_OK):  # Path.exists may raise an error
         return None
     try:
         return _verified(read(path))
@@ -272,7 +272,7 @@ def _read_folder(path):
 def _read_archive(path):
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "md5").hexdigest() != ARCHIVE_MD5:
-            raise DataError(f"cut off or altered: the archive's md5 is {ARCHIVE_MD5}")
+            raise DataError(f"cut off or altered: its md5 is not {ARCHIVE_MD5}")
     with tarfile.open(path) as archive:
         return _decode_batches(lambda name: archive.extractfile(f"{FOLDER}/{name}").read())
 

@@ -57,12 +57,14 @@ def _carried(error):
     """`error`, with its traceback as a note; if no other process can be sent it, a TrainingError of
     its text.
     """
-    if not on_purpose(error):
-        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+    where = "" if on_purpose(error) else "".join(traceback.format_tb(error.__traceback__))
     try:
-        return pickle.loads(pickle.dumps(error))
+        sent = pickle.loads(pickle.dumps(error))
     except Exception:
-        return TrainingError(f"{type(error).__name__}: {error}")
+        sent = TrainingError(f"{type(error).__name__}: {error}")
+    if where:
+        sent.add_note(where)
+    return sent
 
 
 def _locally(function, items, jobs):

@@ -152,7 +152,7 @@ def picture(network, shape):
     return noise.to(first.device, first.dtype)
 
 
-SQUEEZED = " With two it runs: .squeeze() drops the batch's axis, too; write x.flatten(1) instead."
+SQUEEZED = " With two it runs: does a .squeeze() drop the batch's axis, too? Write x.flatten(1)."
 
 
 def run(network, images):

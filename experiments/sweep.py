@@ -10,7 +10,6 @@ results/<table>/ is skipped, what was cut off is resumed.
     python -m experiments.sweep TABLE --dask tcp://10.0.0.5:8786   on a cluster: CONTRIBUTING.md
 """
 
-import argparse
 import dataclasses
 import functools
 import importlib
@@ -25,6 +24,7 @@ from torch import nn
 
 import train
 from core.augment import AUGMENTATIONS
+from core.checkpoint import fingerprint
 from core.common import (
     ROOT,
     CheckpointError,
@@ -36,14 +36,18 @@ from core.common import (
     on_purpose,
     whole_number,
 )
+from core.forward import builder
 from core.many import run_all
-from core.recipes import RECIPES, settings
-from core.records import epoch_line, is_recorded, part_of, paths_of
+from core.recipes import RECIPES
+from core.records import epoch_line, is_recorded, part_of, paths_of, read_record
 from dataset import DataError
-from model import MODELS
+from model import MODELS, count_parameters
 
 # What of `fit` a run may put something else in the place of.
 VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
+# What a run computes with, beside its table: a worker keeps what it has imported.
+CODE = ("model.py", "dataset.py", "train.py", "core/*.py", "experiments/[a-z]*.py")
+CODE = fingerprint(path.read_bytes() for each in CODE for path in sorted(ROOT.glob(each)))
 
 
 class Run(NamedTuple):
@@ -90,10 +94,14 @@ def _load(path):
         raise ValueError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     table = importlib.util.module_from_spec(spec)
+    table.KNOWN = fingerprint([CODE.encode(), path.read_bytes()])
     spec.loader.exec_module(table)
     own = getattr(table, "AUGMENTATIONS", {})
     if taken := own.keys() & AUGMENTATIONS.keys():
-        raise ValueError(f"there are augmentations already that are called {', '.join(taken)}")
+        raise ValueError(
+            f"{path.name} names augmentations that are there already: {', '.join(taken)}; "
+            "choose other names."
+        )
     AUGMENTATIONS.update(own)
     return table
 
@@ -160,8 +168,8 @@ def sweep(path, device=None, jobs=1, dask=None):
     missing = [line for line in planned if not recorded(*line)]
     print(f"{path}: {len(planned)} runs, {len(planned) - len(missing)} recorded already")
     failed, several = [], jobs > 1 or dask is not None
-    place = str(place_of(path))
-    orders = [Order(place, name, settings(recipe), device, several) for name, _, recipe in missing]
+    place, known = str(place_of(path)), load_table(path).KNOWN
+    orders = [Order(place, name, known, device, several) for name, *_ in missing]
     for number, (order, outcome) in enumerate(run_all(carry_out, orders, jobs, dask), 1):
         if isinstance(outcome, DataError):
             raise outcome
@@ -182,7 +190,7 @@ class Order(NamedTuple):
 
     table: str
     name: str
-    recipe: dict
+    known: str  # of the code that the run was planned with
     device: str | None
     several: bool  # it is one of several processes whose lines are mixed
 
@@ -196,12 +204,13 @@ def place_of(path):
 
 def carry_out(order):
     """Trains the run of an `Order`, whose table is loaded in this process; returns how it ended."""
-    lines = [line for line in plan(ROOT / order.table) if line[0] == order.name]
-    if not lines or settings(lines[0][2]) != order.recipe:
+    if order.known != load_table(ROOT / order.table).KNOWN:
         raise TrainingError(
-            "the table has changed since this process has read it; start its workers anew."
+            "the table, or the course, has changed since this process has read it; start the "
+            "workers anew."
         )
-    record = train_once(*lines[0], order.device, order.several)
+    (found,) = [line for line in plan(ROOT / order.table) if line[0] == order.name]
+    record = train_once(*found, order.device, order.several)
     if record is None:
         return "is recorded by another process"
     part = part_of(record)
@@ -224,7 +233,13 @@ def forget(error):
 
 
 def recorded(name, run, recipe):
-    return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate, run.model)
+    path = paths_of(name, train.ROOT).record
+    if not is_recorded(path, recipe, run.validate, run.model):
+        return False
+    same = read_record(path)["parameters"] == count_parameters(builder(run.model, MODELS)())
+    if not same:
+        print(f"{path} is of a network of another size: the run is done anew.", flush=True)
+    return same
 
 
 def train_once(name, run, recipe, device, several=False):
@@ -258,7 +273,6 @@ def train_once(name, run, recipe, device, several=False):
 
 def main():
     parser = Parser("-m experiments.sweep", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("table", help="a table of runs, e.g. experiments/06_sprint.py")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     where = parser.add_mutually_exclusive_group()

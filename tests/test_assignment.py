@@ -90,23 +90,6 @@ def test_three_blocks_of_four_layers_are_three_blocks():
 
     network = Sequential(block(3), block(8), block(8), *HEAD, Linear(8, 10))
     assert judged(network)[0] == 3
-    one, two = (Sequential(Conv2d(inputs, 8, 3), Conv2d(8, 8, 3)) for inputs in (3, 8))
-    four = Sequential(*[Conv2d(8, 8, 3) for _ in range(4)])
-    assert judged(Sequential(one, two, four, *HEAD, Linear(8, 10)))[0] == 3
-    stem = Sequential(*[Conv2d(3 if n == 0 else 8, 8, 3) for n in range(4)])
-    body = Sequential(*[Sequential(Conv2d(8, 8, 3), ReLU()) for _ in range(4)])
-    assert judged(Sequential(stem, body, *HEAD, Linear(8, 10)))[0] == 5
-
-
-def test_a_network_without_convolutions_has_no_block():
-    rules = verdicts(Sequential(Flatten(), Linear(3072, 10)))
-    (blocks,) = [rule for name, rule in rules.items() if "four" in name]
-    assert blocks.measured.startswith("0 children with convolutions: none")
-
-
-def test_a_depthwise_layer_may_stand_on_the_image():
-    first = Conv2d(3, 3, 3, padding=1, groups=3), Conv2d(3, 8, 1)
-    assert judged(Sequential(*first, *HEAD, Linear(8, 10)))[2]
 
 
 class Mixed(nn.Module):

@@ -32,7 +32,7 @@ from core.recipes import Recipe
 data = dataset.load_cifar10(progress=False)
 data = dataset.Cifar10(*(part[:600] for part in data))
 recipe = Recipe(epochs=4, batch_size=50, lr=0.1, schedule="onecycle", augment="standard")
-options = dict(checkpoint={path!r}, resume={resume}, progress=True)
+options = dict(device="cpu", checkpoint={path!r}, resume={resume}, progress=True)
 network, record = train.fit("strided", recipe, data, **options)
 train.torch.save(network.state_dict(), {path!r} + ".final")
 """

@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT, TABLE_HEAD
 
 import train
+from core.checkpoint import fingerprint
 from core.common import TrainingError
-from core.recipes import settings
 from experiments import sweep
 
 TABLE = (
@@ -87,7 +87,7 @@ def test_seeds_go_on_from_a_tables_own(tmp_path):
     assert seeds == {"later-seed0": 3, "later-seed1": 4, "first-seed0": 0, "first-seed1": 1}
 
 
-OTHERS = ["another recipe", "another split", "another network"]
+OTHERS = ["another recipe", "another split", "another network", "a network of another size"]
 
 
 @pytest.mark.parametrize("damage", ["", '{"model": "net"', *OTHERS])
@@ -105,6 +105,8 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
         text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
     if damage == "another split":
         text = json.dumps(good).replace('"test_accuracy', '"val_accuracy')
+    if damage == "a network of another size":
+        text = json.dumps(good | {"parameters": 40})
     if damage == "another network":
         text = json.dumps(good | {"model": "frontier"})
     file.write_text(text)
@@ -146,7 +148,7 @@ BAD = {
     'RUNS = [Run("x", "sprint", 1, chnage={})]': "chnage",
     'RUNS = [Run("x", "sprint", 1, variants=dict(optimiser=print))]': "fit takes no optimiser",
     'RUNS = [Run("x", "sprint", 1, variants=dict(train_epoch=None))]': "must be a function",
-    'AUGMENTATIONS = {"flip": None}\nRUNS = []': "called flip",
+    'AUGMENTATIONS = {"flip": None}\nRUNS = []': "there already: flip",
     'RUNS = (Run("x", "sprint", 1) for _ in range(2))': "RUNS must be a list of Run",
     "RUNS = []": "and not empty",
     'RUNS = [Run("x", "sprint", 1), Run("x", "standard", 1)]': "two runs called x",
@@ -208,14 +210,15 @@ def test_a_run_is_resumed_where_its_variants_keep_nothing(said, tmp_path, monkey
 
 
 def test_a_process_with_an_older_table_trains_nothing(course):
-    (course / "table.py").write_text(TABLE)
-    ((_, _, recipe), *_) = [line for line in sweep.plan(course / "table.py") if "plain" in line[0]]
-    asked = settings(recipe) | {"epochs": 2}
-    for name, wanted in (("table/plain-seed0", asked), ("table/new-seed0", settings(recipe))):
-        order = sweep.Order(str(course / "table.py"), name, wanted, None, False)
-        with pytest.raises(TrainingError, match="has changed since .* start its workers anew"):
-            sweep.carry_out(order)
+    path = course / "table.py"
+    path.write_text(TABLE)
+    order = sweep.Order(str(path), "table/own-seed0", sweep.load_table(path).KNOWN, "cpu", False)
+    path.write_text(TABLE.replace("model=Tiny", 'model="net"'))
+    meant = order._replace(known=fingerprint([sweep.CODE.encode(), path.read_bytes()]))
+    with pytest.raises(TrainingError, match="has changed since .* start the workers anew"):
+        sweep.carry_out(meant)
     assert not (course / "results").exists()
+    assert sweep.carry_out(order).startswith("test accuracy")
 
 
 def test_what_a_failed_run_held_is_free_before_the_next():

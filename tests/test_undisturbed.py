@@ -158,7 +158,5 @@ class Squeezed(nn.Module):
 
 
 def test_what_runs_on_two_images_alone_is_told_why():
-    with pytest.raises(
-        ValueError, match=r"With two it runs: \.squeeze\(\) drops .* x\.flatten\(1\)"
-    ):
+    with pytest.raises(ValueError, match=r"With two it runs: does a .*\.flatten\(1\)"):
         analysis.check_assignment(Squeezed())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_assignment import judged
+from test_assignment import judged, verdicts
 from torch import nn
 from torch.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential
 from torchvision.ops import DeformConv2d
@@ -161,3 +161,23 @@ def test_what_leaves_torch_cannot_be_followed():
     network = Do(lambda s, x: s.n(torch.from_numpy(2 * x.cpu().numpy())), n=small())
     with pytest.raises(ValueError, match="does not come from the image"):
         judged(network)
+
+
+def test_which_children_are_the_blocks():
+    one, two = (Sequential(Conv2d(inputs, 8, 3), Conv2d(8, 8, 3)) for inputs in (3, 8))
+    four = Sequential(*[Conv2d(8, 8, 3) for _ in range(4)])
+    assert judged(Sequential(one, two, four, *HEAD))[0] == 3
+    stem = Sequential(*[Conv2d(3 if n == 0 else 8, 8, 3) for n in range(4)])
+    body = Sequential(*[Sequential(Conv2d(8, 8, 3), ReLU()) for _ in range(4)])
+    assert judged(Sequential(stem, body, *HEAD))[0] == 5
+
+
+def test_a_network_without_convolutions_has_no_block():
+    rules = verdicts(Sequential(Flatten(), Linear(3072, 10)))
+    (blocks,) = [rule for name, rule in rules.items() if "four" in name]
+    assert blocks.measured.startswith("0 children with convolutions: none")
+
+
+def test_a_depthwise_layer_may_stand_on_the_image():
+    first = Conv2d(3, 3, 3, padding=1, groups=3), Conv2d(3, 8, 1)
+    assert judged(Sequential(*first, *HEAD))[2]

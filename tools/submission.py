@@ -25,7 +25,7 @@ from torch import nn
 import analysis
 import train
 from core import limits
-from core.common import ROOT, Parser, TrainingError
+from core.common import ROOT, Parser, TrainingError, of_others
 from core.device import describe_device, pick_device, pick_precision
 from core.forward import takes
 from core.recipes import Recipe
@@ -89,7 +89,7 @@ def find(module, name):
         return name, getattr(module, name)
     file = Path(module.__file__).name
     chosen = [key for key in USUAL if key in own] or list(own)
-    chosen = [*{own[key]: key for key in reversed(chosen)}.values()][::-1]  # each class once
+    chosen = [key for n, key in enumerate(chosen) if own[key] not in map(own.get, chosen[:n])]
     if len(chosen) > 1:
         alone = [key for key in chosen if takes_nothing(own[key])]
         chosen = [key for key in alone if key in USUAL or learns(own[key])] or alone
@@ -230,7 +230,7 @@ def sentence(error, path):
         return message
     calls = traceback.extract_tb(error.__traceback__)
     raised = Path(calls[-1].filename)
-    own = raised.is_relative_to(ROOT) and "site-packages" not in raised.parts  # of ROOT/.venv
+    own = raised.is_relative_to(ROOT) and not of_others(raised)
     if isinstance(error, ValueError) and own:
         return message  # the course's own sentence
     lines = [call for call in calls if call.filename == path]
@@ -270,9 +270,9 @@ def limit(request):
     os.nice(10)  # the guard has to get its turn, whatever happens here
     on_gpu = torch.cuda.is_available() and request["device"] != "cpu"  # that reserves too much
     memory = None if on_gpu else request["limits"]["memory"]
-    mine = [p for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"]]
-    threads = [p.info["num_threads"] or 0 for p in mine if p.info["uids"].real == os.getuid()]
     if limits.sees_all_processes():
+        mine = [p for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"]]
+        threads = [p.info["num_threads"] or 0 for p in mine if p.info["uids"].real == os.getuid()]
         limits.limit_processes(sum(threads) + MORE_THREADS)
     limits.confine(Path(request["file"]).parent, memory, request["protect"])
 
