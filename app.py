@@ -11,6 +11,7 @@ nothing is fetched from elsewhere, and your photos are deleted when it ends.
 import functools
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -84,13 +85,14 @@ def names():
 
 def ask(trained, images, heat=True):
     """What a network says of uint8 images (N, 32, 32, 3): probabilities (N, 10), and where it
-    looks, (N, 32, 32), or None without `heat`.
+    looks, (N, 32, 32), or None without `heat`, or without a block c4.
 
     In float32: for a few images no other precision is faster.
     """
     unknown = np.zeros(len(images), int)
     batches = make_batches(images, unknown, len(images), trained.augment, train=False)
     normalised, _ = next(iter(batches))
+    heat = heat and isinstance(getattr(trained.network, "c4", None), torch.nn.Module)
     with TURN:
         logits, _ = train.classify(trained.network, batches, "float32")
         looks = grad_cam(trained.network, normalised) if heat else None
@@ -110,7 +112,10 @@ def answer(file, name):
     best = next(iter(answers))
     says = f"**{best}**, says the network, and gives that {answers[best]:.0%}. "
     says += " ".join(photo.notes)
-    return says, enlarged(photo.small), answers, overlay(photo.square, heat[0])
+    if heat is None:
+        says += " Where it looks cannot be shown: it has no block c4."
+    looks = None if heat is None else overlay(photo.square, heat[0])
+    return says, enlarged(photo.small), answers, looks
 
 
 def enlarged(image, times=8):
@@ -220,6 +225,9 @@ def main():
     port = parser.parse_args().port
     if port > 65_535:
         sys.exit(f"app.py: there is no port {port}; the largest is 65535.")
+    for ending in ("SIGTERM", "SIGHUP"):  # else UPLOADS would stay
+        if hasattr(signal, ending):
+            signal.signal(getattr(signal, ending), lambda *_: sys.exit())
     if not names():
         sys.exit("app.py: no network is calibrated yet: python -m tools.calibrate")
     try:

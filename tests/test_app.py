@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
@@ -48,6 +51,40 @@ def test_a_photo_has_three_answers_and_heat(photos):
     assert seen.shape == (256, 256, 3)
     assert heat.shape == (384, 384, 3)
     assert (seen[::8, ::8] == seen[7::8, 7::8]).all()  # squares, nothing smoothed
+
+
+def test_a_network_without_a_last_block_answers_all_the_same(photos, monkeypatch):
+    class Own(torch.nn.Sequential):
+        pass
+
+    trained = app.load(SPRINT)
+    monkeypatch.setattr(app, "load", lambda name: trained._replace(network=Own(trained.network)))
+    says, _, answers, heat = app.answer(photos["ship.png"], SPRINT)
+    assert next(iter(answers)) == "ship"
+    assert "cannot be shown: it has no block c4" in says
+    assert heat is None
+
+
+def test_dropped_photos_are_gone_when_the_app_ends(tmp_path):
+    """Also when its terminal is closed, or it is killed."""
+    code = """if True:
+        import sys, time
+        import app
+
+        def start(port):
+            print(app.UPLOADS.name, flush=True)
+            time.sleep(60)
+
+        app.start = start
+        app.main()
+    """
+    command = dict(cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        with subprocess.Popen([sys.executable, "-c", code], **command) as process:
+            folder = Path(process.stdout.readline().strip())
+            assert folder.is_dir()
+            process.send_signal(ending)
+        assert not folder.exists()
 
 
 def test_no_photo_is_a_sentence_and_nothing_else(photos):
