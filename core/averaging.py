@@ -1,7 +1,7 @@
 """Weights averaged over a training's steps: a better network for memory and a few batches an epoch.
 
-Polyak and Juditsky 1992; as an exponential mean, and with batch-norm statistics of its own, as in
-Izmailov et al. 2018 (arXiv:1803.05407).
+Polyak and Juditsky 1992; here as an exponential mean. With batch-norm statistics of its own, as in
+Izmailov et al. 2018 (arXiv:1803.05407), whose mean is a plain one.
 """
 
 from itertools import islice

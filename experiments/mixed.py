@@ -102,7 +102,8 @@ class MixedDepthwise(nn.Module):
     """Depthwise convolution with four kinds of kernels, a quarter of the channels each: none, 3x3,
     7x7, and 7x7 with dilation 3.
 
-    The idea is InceptionNeXt's (arXiv:2303.16900); the kernels are those of xvel/cifar10-tiniest.
+    The idea is InceptionNeXt's (arXiv:2303.16900); the kernels are those of xvel/cifar10-tiniest,
+    which averages 3x3 places before the dilated one.
     """
 
     def __init__(self, channels):

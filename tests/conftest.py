@@ -57,6 +57,17 @@ class Tiny(torch.nn.Module):
 """
 
 
+def ours(pattern):
+    """The files of the course that match; none of those that a learner has put beside them."""
+    command = ["git", "ls-files", "--others", "--exclude-standard", "-z"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        found = ""
+    others = {ROOT / name for name in found.split("\0")}
+    return [path for path in sorted(ROOT.glob(pattern)) if path not in others]
+
+
 @pytest.fixture
 def no_own_records():
     """Skips where somebody has added runs: README and pictures are of those that are committed."""

@@ -8,6 +8,7 @@ import torch
 
 from core.augment import AUGMENTATIONS
 from core.calibration import calibrated, calibration_error, fit_temperature, reliability
+from core.common import TrainingError
 from tools import calibrate
 
 
@@ -122,6 +123,22 @@ def test_an_apps_temperature_is_fitted_on_every_other_image(small, monkeypatch):
     wrong = found["mistakes"]["cat"]
     assert (truth[wrong] == 3).all()
     assert (logits[wrong].argmax(1) != 3).all()
+
+
+def test_one_bad_file_keeps_no_other_network_from_its_calibration(monkeypatch, small, capsys):
+    def calibration(name, data):
+        if name == "bad":
+            raise TrainingError("bad holds no weights")
+        return {"temperature": 1, "calibration_error_before": 0, "calibration_error_after": 0}
+
+    written = []
+    monkeypatch.setattr(calibrate, "load_cifar10", lambda: small)
+    monkeypatch.setattr(calibrate, "calibration", calibration)
+    monkeypatch.setattr(calibrate, "write_json", lambda path, found: written.append(path.stem))
+    monkeypatch.setattr(sys, "argv", ["calibrate", "bad", "good"])
+    with pytest.raises(SystemExit, match="calibrate: bad holds no weights"):
+        calibrate.main()
+    assert written == ["good"]
 
 
 def test_a_recipe_that_only_a_table_has_is_one_sentence(monkeypatch, small):

@@ -7,7 +7,7 @@ import subprocess
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from conftest import ROOT, record
+from conftest import ROOT, ours, record
 from PIL import Image, ImageChops
 
 from tools import badges, readme
@@ -124,7 +124,7 @@ def test_the_pictures_are_drawn_from_the_records(tmp_path, monkeypatch, no_own_r
     monkeypatch.setattr(readme, "save_figure", save)
     plt.switch_backend("Agg")
     readme.draw_images()
-    assert sorted(drawn) == sorted(path.stem for path in (ROOT / "images").glob("*.png"))
+    assert sorted(drawn) == sorted(path.stem for path in ours("images/*.png"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,8 @@ def test_the_repository_is_that_of_the_remote(remote):
 
 @pytest.mark.parametrize("remote", ["", "/home/me/course", "https://example.org/a/b.git"])
 def test_where_there_is_none_a_sentence_says_what_to_set(remote):
-    with pytest.raises(ValueError, match=r"git remote add origin https://github\.com/OWNER/NAME"):
+    verb = "set-url" if remote else "add"
+    with pytest.raises(ValueError, match=rf"git remote {verb} origin https://github\.com/OWNER/N"):
         badges.repository(remote)
 
 

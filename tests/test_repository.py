@@ -11,23 +11,11 @@ import subprocess
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ours
 
 import model
 from core.records import load_records, results_table
 from tools import badges, readme, solutions
-
-
-def ours(pattern):
-    """The files of the course that match; none of those that a learner has put beside them."""
-    command = ["git", "ls-files", "--others", "--exclude-standard", "-z"]
-    try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    except FileNotFoundError:
-        found = ""
-    others = {ROOT / name for name in found.split("\0")}
-    return [path for path in sorted(ROOT.glob(pattern)) if path not in others]
-
 
 NOTEBOOKS = [f"{name}.ipynb" for name in readme.LESSONS]
 MOVED = [

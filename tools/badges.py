@@ -21,9 +21,10 @@ def repository(remote):
     """
     match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(\.git)?/?$", remote)
     if not match:
+        verb = "set-url" if remote else "add"
         raise ValueError(
-            f"The git remote origin is {remote or 'not set'!r}; badges need one on GitHub: "
-            "git remote add origin https://github.com/OWNER/NAME.git, then make badges."
+            f"The git remote origin is {remote or 'not set'!r}; badges need one on GitHub: git "
+            f"remote {verb} origin https://github.com/OWNER/NAME.git, then make badges."
         )
     return match[1]
 

@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from analysis import count_macs
-from core.common import ROOT, Parser, TrainingError, check_writable, read_json, write_json
+from core.common import (
+    ROOT,
+    Parser,
+    TrainingError,
+    check_writable,
+    read_json,
+    stoppable,
+    write_json,
+)
 from core.device import autocast, describe_device, keep_freed_memory, pick_precision
 from core.records import markdown
 from experiments.designs import dilated
@@ -164,4 +172,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with stoppable("bench_blocks"):
+        main()

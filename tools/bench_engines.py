@@ -5,7 +5,6 @@ python -m tools.bench_engines --images 200   a look: writes nothing
 """
 
 import importlib.metadata
-import os
 import sys
 import time
 
@@ -15,8 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from core.augment import MEAN, STD
-from core.common import ROOT, Parser, TrainingError, check_writable, whole_number, write_json
-from dataset import DataError, load_cifar10, make_batches
+from core.common import (
+    ROOT,
+    Parser,
+    TrainingError,
+    check_writable,
+    stoppable,
+    whole_number,
+    write_json,
+)
+from dataset import DataError, cores, load_cifar10, make_batches
 
 RESULT = ROOT / "results" / "bench" / "engines.json"
 WORKERS = 2
@@ -90,7 +97,7 @@ def main():
     if count:
         return
     record = {
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch": torch.__version__,
         "albumentations": importlib.metadata.version("albumentations"),
         "images_per_second": speeds,
@@ -99,4 +106,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with stoppable("bench_engines"):
+        main()

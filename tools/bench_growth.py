@@ -21,11 +21,19 @@ import torch
 from torch import nn
 
 from core import distributed
-from core.common import ROOT, Parser, TrainingError, check_writable, write_json, write_text
+from core.common import (
+    ROOT,
+    Parser,
+    TrainingError,
+    check_writable,
+    stoppable,
+    write_json,
+    write_text,
+)
 from core.device import describe_device
 from core.many import needed, run_all
 from core.records import markdown
-from dataset import Cifar10, DataError, load_cifar10
+from dataset import Cifar10, DataError, cores, load_cifar10
 from model import NUM_CLASSES, FourBlocks, GlobalAveragePool, conv_block
 from tools.readme import fill, recorded
 from train import RECIPES, fit
@@ -106,7 +114,7 @@ def measure():
     return {
         "device": describe_device("cpu"),
         "torch": torch.__version__,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "images": {str(n * IMAGES): repeated(images=n * IMAGES) for n in (1, 2, 4)},
         "epochs": {str(n): repeated(epochs=n) for n in (1, 2, 4)},
         "parameters": {
@@ -181,4 +189,5 @@ def main():
 
 
 if __name__ == "__main__":
-    importlib.import_module("tools.bench_growth").main()
+    with stoppable("bench_growth"):
+        importlib.import_module("tools.bench_growth").main()

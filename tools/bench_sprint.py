@@ -11,6 +11,7 @@ results/bench/sprint.json, which keeps one race for each kind of processor.
 """
 
 import dataclasses
+import os
 import statistics
 import sys
 import time
@@ -24,6 +25,7 @@ from core.common import (
     TrainingError,
     check_writable,
     read_json,
+    stoppable,
     whole_number,
     write_json,
 )
@@ -110,9 +112,12 @@ def main():
     work = {name: operations(MODELS[model](), recipe) for name, (model, recipe) in RACERS.items()}
     summary = summary_of(records, work, statistics.median(peaks))
     device = describe_device("cpu")
+    if os.environ.get("PRECISION"):  # it is a race of its own
+        device += f", in {pick_precision('cpu')}"
     write_json(RESULT, races | {device: summary})
     print(race_table({device: summary}))
 
 
 if __name__ == "__main__":
-    main()
+    with stoppable("bench_sprint"):
+        main()

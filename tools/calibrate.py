@@ -15,7 +15,7 @@ import train
 from core.arrays import mistakes
 from core.calibration import calibrated, calibration_error, fit_temperature
 from core.checkpoint import fingerprint
-from core.common import ROOT, Parser, TrainingError, write_json
+from core.common import ROOT, Parser, TrainingError, stoppable, write_json
 from dataset import CLASSES, DataError, load_cifar10, make_batches
 
 SHOWN = 24  # of each class, the most confident
@@ -51,10 +51,15 @@ def main():
     names = parser.parse_args().names
     files = sorted((ROOT / "weights").glob("*-seed0.pt"))
     names = names or [path.stem for path in files if "-val-" not in path.stem]
+    failed = []
     try:
         data = load_cifar10()
         for name in names:
-            found = calibration(name, data)
+            try:
+                found = calibration(name, data)
+            except TrainingError as error:
+                failed.append(str(error))
+                continue
             write_json(ROOT / "results" / "calibration" / f"{name}.json", found)
             before, after = (found[f"calibration_error_{when}"] for when in ("before", "after"))
             print(
@@ -64,7 +69,10 @@ def main():
             )
     except (TrainingError, DataError, ValueError) as error:
         sys.exit(f"calibrate: {error}")
+    if failed:
+        sys.exit("\n".join(f"calibrate: {sentence}" for sentence in failed))
 
 
 if __name__ == "__main__":
-    main()
+    with stoppable("calibrate", "what is printed above is written"):
+        main()

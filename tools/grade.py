@@ -21,7 +21,6 @@ the test images and other submissions, and one that is made to deceive can send 
 work of people you do not trust, run the whole command in a container or a virtual machine.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -165,8 +164,7 @@ JOBS = "at a time (default: 1); each may use that much memory"
 
 
 def parse(arguments):
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser("tools/grade.py", formatter_class=raw, description=__doc__)
+    parser = Parser("tools/grade.py", description=__doc__)
     add = parser.add_argument
     add("submissions", nargs="+", help="file.py, file.py:Network, or a folder of files")
     add("--out", type=Path, default=Path("grades"), help="folder for the reports (default: grades)")

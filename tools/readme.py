@@ -6,6 +6,7 @@ python -m tools.readme
 import re
 import sys
 import textwrap
+from statistics import mode
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -89,10 +90,7 @@ def numbers(groups):
         ("the same, another processor", load_records("06_processors/*.json")["avx2"]),
         ("`net`, the leaner sprint of 9 epochs, on another machine", groups["net-lean"]),
     ]
-    table = [
-        (name, f"{runs[0]['parameters']:,}", accuracy_of(runs, ""), time_of(runs))
-        for name, runs in rows
-    ]
+    table = [(n, f"{r[0]['parameters']:,}", accuracy_of(r, ""), time_of(r)) for n, r in rows]
     best = max((p for p in published() if p["parameters"] < 200_000), key=lambda p: p["accuracy"])
     name = f"best published below 200,000: {best['name']}"
     table.append((name, f"{best['parameters']:,}", f"{100 * best['accuracy']:.1f}", best["how"]))
@@ -228,9 +226,8 @@ def claims(groups):
             continue
         claimed = text["points"][str(epochs)][-1][1]
         more = effect_against(runs, claimed)
-        verdict = "missed, within the interval" if more.high >= 0 else "missed"
-        if more.points >= 0:
-            verdict = "reached"
+        missed = "missed, within the interval" if more.high >= 0 else "missed"
+        verdict = "reached" if more.points >= 0 else missed
         if tested := text.get("tested"):
             verdict = f"not comparable: the text tested {tested}"
         measured = f"{accuracy_of(runs, '')} in {epochs}"
@@ -255,7 +252,9 @@ def lesson_effects(name):
 
 
 def comparisons_of(name):
-    return getattr(load_table(ROOT / "experiments" / f"{name}.py"), "COMPARISONS", [])
+    found = getattr(load_table(ROOT / "experiments" / f"{name}.py"), "COMPARISONS", [])
+    runs = load_records(f"{name}/*.json")
+    return [one for one in found if one.base in runs and runs.keys() & {*one.others}]
 
 
 def results_readme():
@@ -311,8 +310,9 @@ def draw_images():
     groups = load_records() | load_records(LARGE)
     plot_pareto(longest_trainings(groups), published())
     save_figure("pareto", 110)
+    usual = mode(run["device"] for run in groups["net-sprint"])  # one may be a learner's
     on_it = {
-        name: [run for run in runs if run["device"] == groups["net-sprint"][0]["device"]]
+        name: [run for run in runs if run["device"] == usual]
         for name, runs in groups.items()
         if name != "net-lean"  # recorded on another machine of that kind
     }

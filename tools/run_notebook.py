@@ -22,7 +22,16 @@ from nbconvert import HTMLExporter
 
 import dataset
 import train
-from core.common import ROOT, Parser, TrainingError, find, read_json, write_json, write_text
+from core.common import (
+    ROOT,
+    Parser,
+    TrainingError,
+    check_writable,
+    find,
+    read_json,
+    write_json,
+    write_text,
+)
 from core.device import describe_device, pick_device, pick_precision
 
 STARTING = 20  # seconds: the imports of a fresh kernel, reading the data, drawing
@@ -104,6 +113,7 @@ def main():
     except (OSError, ValueError, AttributeError, nbformat.ValidationError):
         sys.exit(f"run_notebook: {path} is no notebook.")
     try:
+        check_writable([path if options.save else path.with_suffix(".html")])
         client = executed(book, path)
         if options.save:
             keep(book, path, time.monotonic() - client.begun)
