@@ -32,6 +32,7 @@ from core.arrays import (
 )
 from core.augment import AUGMENTATIONS, DEVICE_AUGMENTATIONS, HOLE, pipeline, reseed
 from core.common import Parser
+from core.device import planes
 from core.distributed import rank, shard
 from core.download import DataError, data_root, load_cifar10
 from core.photos import load_photos as load_photos, open_photo as open_photo
@@ -194,7 +195,7 @@ class DeviceBatches:
                 labels = torch.lerp(
                     self._one_hot(labels), self._one_hot(self.labels[other]), share[picked]
                 )
-            yield batch.permute(0, 3, 1, 2), labels
+            yield planes(batch), labels
 
     @staticmethod
     def _one_hot(labels):
@@ -268,7 +269,7 @@ class AlbumentationsBatches:
 
     def __iter__(self):
         for images, labels in self.arrays():
-            yield to_device(images, self.device).permute(0, 3, 1, 2), to_device(labels, self.device)
+            yield planes(to_device(images, self.device)), to_device(labels, self.device)
 
     def arrays(self):
         """One epoch as NumPy arrays: images float32 (B, 32, 32, 3), labels int64 (B,)."""

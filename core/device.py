@@ -186,6 +186,14 @@ def keep_freed_memory():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def planes(images):
+    """Images (N, H, W, 3) as (N, 3, H, W): the same numbers in channels-last order; on a Mac's GPU
+    in the usual one, since it computes some things wrongly in the other (see `Recipe.on`).
+    """
+    images = images.permute(0, 3, 1, 2)
+    return images.contiguous() if images.device.type == "mps" else images
+
+
 def describe_device(device):
     """For the record: "cuda: Tesla T4, capability 7.5" or "cpu: AMD EPYC, AVX2, 2 threads".
 

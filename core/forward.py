@@ -152,8 +152,7 @@ def classify(model, batches, precision, flip=False):
         """Of a network that was trained in NCHW, with a .view, in that order."""
         nonlocal ordered
         try:
-            nchw = ordered or images.device.type == "mps"  # see Recipe.on
-            return logits_of(model, images.contiguous() if nchw else images).float()
+            return logits_of(model, images.contiguous() if ordered else images).float()
         except RuntimeError as error:
             if ordered or VIEW not in str(error):
                 raise

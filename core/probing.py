@@ -109,7 +109,8 @@ class Probe(Rerun):
         forgets = name in FORGETFUL or any(memory_of(t) in self.hidden for t in operands)
         to_whole = name == "_to_copy" and not kwargs.get("dtype", torch.float).is_floating_point
         forgets = forgets or to_whole or name in YES_OR_NO
-        forgets = forgets or any(t.device.type == "mps" for t in operands)  # its ReLU made NaN 0
+        on_mps = name not in COPIES and any(t.device.type == "mps" for t in operands)
+        forgets = forgets or on_mps  # where ReLU made 0 of NaN
         if not forgets and any(t.is_floating_point() for t in operands):
             return func(*args, **kwargs)
         masks = [self.hidden_in(operand) for operand in operands]

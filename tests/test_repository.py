@@ -193,6 +193,7 @@ FLOORS = {
         "core.arrays",
         "core.augment",
         "core.common",
+        "core.device",
         "core.distributed",
         "core.download",
         "core.photos",
