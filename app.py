@@ -225,9 +225,9 @@ def main():
     port = parser.parse_args().port
     if port > 65_535:
         sys.exit(f"app.py: there is no port {port}; the largest is 65535.")
-    for ending in ("SIGTERM", "SIGHUP"):  # else UPLOADS would stay
-        if hasattr(signal, ending):
-            signal.signal(getattr(signal, ending), lambda *_: sys.exit())
+    for number in {getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")} - {None}:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: sys.exit())  # else UPLOADS would stay
     if not names():
         sys.exit("app.py: no network is calibrated yet: python -m tools.calibrate")
     try:

@@ -32,7 +32,9 @@ def on_purpose(error):
     if isinstance(error, TrainingError):
         return True
     last = [*traceback.extract_tb(error.__traceback__)][-1:]
-    files = [Path(step.filename) for step in last if (step.line or "").startswith("raise")]
+    files = [
+        Path(step.filename).resolve() for step in last if (step.line or "").startswith("raise")
+    ]
     ours = [file for file in files if file.is_relative_to(ROOT) and not of_others(file)]
     return isinstance(error, ValueError) and len(ours) == len(last)
 

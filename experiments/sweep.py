@@ -36,12 +36,11 @@ from core.common import (
     on_purpose,
     whole_number,
 )
-from core.forward import builder
 from core.many import run_all
 from core.recipes import RECIPES
-from core.records import epoch_line, is_recorded, part_of, paths_of, read_record
+from core.records import epoch_line, is_recorded, part_of, paths_of
 from dataset import DataError
-from model import MODELS, count_parameters
+from model import MODELS
 
 # What of `fit` a run may put something else in the place of.
 VARIANTS = {"make_batches", "make_optimizer", "make_schedule", "train_epoch"}
@@ -182,7 +181,7 @@ def sweep(path, device=None, jobs=1, dask=None):
         elif several:
             print(f"{order.name}: {outcome} ({number} of {len(orders)})", flush=True)
     if failed:
-        raise TrainingError(f"{len(failed)} runs failed: {', '.join(failed)}.")
+        raise TrainingError(f"{len(failed)} of {len(orders)} failed: {', '.join(failed)}.")
 
 
 class Order(NamedTuple):
@@ -206,8 +205,8 @@ def carry_out(order):
     """Trains the run of an `Order`, whose table is loaded in this process; returns how it ended."""
     if order.known != load_table(ROOT / order.table).KNOWN:
         raise TrainingError(
-            "the table, or the course, has changed since this process has read it; start the "
-            "workers anew."
+            "the table, or the course, is not the one that this run was planned with; start the "
+            "workers, or the command, anew."
         )
     (found,) = [line for line in plan(ROOT / order.table) if line[0] == order.name]
     record = train_once(*found, order.device, order.several)
@@ -233,13 +232,7 @@ def forget(error):
 
 
 def recorded(name, run, recipe):
-    path = paths_of(name, train.ROOT).record
-    if not is_recorded(path, recipe, run.validate, run.model):
-        return False
-    same = read_record(path)["parameters"] == count_parameters(builder(run.model, MODELS)())
-    if not same:
-        print(f"{path} is of a network of another size: the run is done anew.", flush=True)
-    return same
+    return is_recorded(paths_of(name, train.ROOT).record, recipe, run.validate, run.model)
 
 
 def train_once(name, run, recipe, device, several=False):

@@ -43,7 +43,7 @@ def course(small, tmp_path, monkeypatch):
 def test_what_is_missing_is_trained_and_one_failure_stops_no_other(course, capsys):
     path = course / "05_table.py"
     path.write_text(TABLE)
-    with pytest.raises(TrainingError, match="1 runs failed: 05_table/diverges-seed0"):
+    with pytest.raises(TrainingError, match="1 of 4 failed: 05_table/diverges-seed0"):
         sweep.sweep(path)
     assert "lower the learning rate" in capsys.readouterr().err
     records = sorted((course / "results" / "05_table").iterdir())
@@ -72,7 +72,7 @@ def test_a_table_behind_a_link_has_the_links_name(course):
     path = course / "mine.py"
     (course / "elsewhere.py").write_text(TABLE)
     path.symlink_to(course / "elsewhere.py")
-    with pytest.raises(TrainingError, match=r"^1 runs failed: mine/diverges-seed0\.$"):
+    with pytest.raises(TrainingError, match=r"^1 of 4 failed: mine/diverges-seed0\.$"):
         sweep.sweep(path)
     assert (course / "results" / "mine" / "own-seed0.json").exists()
 
@@ -87,7 +87,7 @@ def test_seeds_go_on_from_a_tables_own(tmp_path):
     assert seeds == {"later-seed0": 3, "later-seed1": 4, "first-seed0": 0, "first-seed1": 1}
 
 
-OTHERS = ["another recipe", "another split", "another network", "a network of another size"]
+OTHERS = ["another recipe", "another split", "another network"]
 
 
 @pytest.mark.parametrize("damage", ["", '{"model": "net"', *OTHERS])
@@ -105,8 +105,6 @@ def test_what_only_looks_recorded_is_named_and_done_anew(damage, course, capsys)
         text = json.dumps(good | {"recipe": good["recipe"] | {"lr": 0.1}})
     if damage == "another split":
         text = json.dumps(good).replace('"test_accuracy', '"val_accuracy')
-    if damage == "a network of another size":
-        text = json.dumps(good | {"parameters": 40})
     if damage == "another network":
         text = json.dumps(good | {"model": "frontier"})
     file.write_text(text)
@@ -215,7 +213,7 @@ def test_a_process_with_an_older_table_trains_nothing(course):
     order = sweep.Order(str(path), "table/own-seed0", sweep.load_table(path).KNOWN, "cpu", False)
     path.write_text(TABLE.replace("model=Tiny", 'model="net"'))
     meant = order._replace(known=fingerprint([sweep.CODE.encode(), path.read_bytes()]))
-    with pytest.raises(TrainingError, match="has changed since .* start the workers anew"):
+    with pytest.raises(TrainingError, match="not the one that this run was planned with"):
         sweep.carry_out(meant)
     assert not (course / "results").exists()
     assert sweep.carry_out(order).startswith("test accuracy")

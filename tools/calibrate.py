@@ -57,7 +57,7 @@ def main():
         for name in names:
             try:
                 found = calibration(name, data)
-            except TrainingError as error:
+            except (TrainingError, ValueError) as error:
                 failed.append(str(error))
                 continue
             write_json(ROOT / "results" / "calibration" / f"{name}.json", found)
@@ -67,8 +67,8 @@ def main():
                 f"{100 * before:.1f} points before, {100 * after:.1f} after",
                 flush=True,
             )
-    except (TrainingError, DataError, ValueError) as error:
-        sys.exit(f"calibrate: {error}")
+    except (TrainingError, DataError) as error:
+        failed.append(str(error))
     if failed:
         sys.exit("\n".join(f"calibrate: {sentence}" for sentence in failed))
 
