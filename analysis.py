@@ -203,7 +203,10 @@ def accuracy_rule(accuracy):
         value = -1.0
     if not 0 <= value <= 1:
         raise ValueError(f"accuracy={accuracy!r} is no fraction in 0..1: 85 % are 0.85.")
-    return Rule("test accuracy >= 85 %", f"{value:.2%}", value >= 0.85)
+    told = f"{value:.2%}"
+    if value < 0.85 and told == "85.00%":  # that would be enough
+        told = f"{value:.4%}"
+    return Rule("test accuracy >= 85 %", told, value >= 0.85)
 
 
 def refuse_other_than_logits(network, output):

@@ -280,7 +280,7 @@ def parse(arguments):
     add("--model", default="net", help="a network in model.MODELS (default: net)")
     add("--recipe", help="a recipe in RECIPES (default: the model's own; sprint for net)")
     add("--seed", type=int, default=0, help="weights, order and augmentation follow from it")
-    add("--epochs", type=common.whole_number, help="not the recipe's; its schedule is stretched")
+    add("--epochs", type=common.whole_number, help="not the recipe's; a schedule of steps stays")
     add("--device", help="cpu, cuda or mps (default: the best there is)")
     add("--validate", action="store_true", help="hold out 5,000 training images: for choosing")
     add("--resume", action="store_true", help="go on from the last epoch, to the same result")

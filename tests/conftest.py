@@ -4,6 +4,7 @@ pytest -m "not real"    leaves out what needs CIFAR-10 itself
 pytest -m "not slow"    leaves out what takes more than ten seconds
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -59,22 +60,22 @@ class Tiny(torch.nn.Module):
 
 def ours(pattern):
     """The files of the course that match; none of those that a learner has put beside them."""
+    return [path for path in sorted(ROOT.glob(pattern)) if path not in others()]
+
+
+@functools.cache
+def others():
     command = ["git", "ls-files", "--others", "--exclude-standard", "-z"]
-    try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    except FileNotFoundError:
-        found = ""
-    others = {ROOT / name for name in found.split("\0")}
-    return [path for path in sorted(ROOT.glob(pattern)) if path not in others]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    return {ROOT / name for name in found.split("\0")}
 
 
 @pytest.fixture
 def no_own_records():
     """Skips where somebody has added runs: README and pictures are of those that are committed."""
-    command = ["git", "ls-files", "--others", "--exclude-standard", "results"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if found.stdout:
-        pytest.skip(f"{found.stdout.split()[0]} is not committed: `make readme`, then commit both")
+    for path in others():
+        if path.is_relative_to(ROOT / "results"):
+            pytest.skip(f"{path} is not committed: `make readme`, then commit both")
 
 
 def pytest_collection_modifyitems(items):

@@ -137,7 +137,7 @@ def test_many_printed_lines_are_told_not_kept(graded):
 def test_pages(graded):
     out, reports = graded
     overview = (out / "index.html").read_text(encoding="utf-8")
-    assert f"{len(FAULTS)} submissions" in overview
+    assert f"Submissions graded: {len(FAULTS)}" in overview
     for name, report in reports.items():
         assert f'href="{name}.html"' in overview
         page = (out / f"{name}.html").read_text(encoding="utf-8")
@@ -315,7 +315,7 @@ def test_a_teachers_own_verdict_stays_in_the_overview(tmp_path):
     (tmp_path / "other.json").write_text('{"verdict": "pass"}')
     pages.write_overview(tmp_path)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "1 submissions" in text
+    assert "Submissions graded: 1<" in text
     assert "0 pass, 0 fail, 0 no grade, 1 pass (late)." in text
 
 

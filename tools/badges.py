@@ -69,7 +69,7 @@ def main():
     Parser("-m tools.badges", description=__doc__.splitlines()[0]).parse_args()
     try:
         write_badges()
-    except (TrainingError, ValueError) as error:
+    except (TrainingError, ValueError, OSError) as error:  # OSError: there is no git
         sys.exit(f"badges: {error}")
 
 

@@ -77,7 +77,7 @@ def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, devi
     """The `Terms`.
 
     recipe: a name in RECIPES.
-    epochs: instead of the recipe's; its schedule is stretched.
+    epochs: instead of the recipe's; the schedule is stretched, but for steps.
     minutes: until a submission is stopped.
     memory: GiB that all processes of a submission may use together; None for 8, or three quarters
         of what the machine has.
@@ -114,8 +114,8 @@ def submissions_of(words):
             raise ValueError(f"There is no {path}; give a file.py, file.py:Network or a folder.")
         files = [file for file in inside(path) or [path] if is_python(file)]
         if not files and (network is not None or len(words) == 1):
-            each = f"; a folder for each student is given as {path}/*" if path.is_dir() else ""
-            raise ValueError(f"{path} is no Python file, nor a folder with some{each}.")
+            each = f"; a folder for each student is given as {path}/*" if path.is_dir() else "."
+            raise ValueError(f"{path} is no Python file, nor a folder with some{each}")
         if network is not None and not network.isidentifier():
             raise ValueError(f"{network!r} is no name of a class; give file.py:Network.")
         for file in files:

@@ -131,7 +131,7 @@ def findings(groups):
             f"{accuracy_of(groups['gated-gated'])}; larger kernels "
             f"{accuracy_of(groups['large-94'])}"
         ),
-        "experiments/08_look_inside": f"Confidence: {off[0]} points off; with temperature {off[1]}",
+        "experiments/08_look_inside": f"Confidence: {off[0]} points off; tempered, {off[1]}",
         "experiments/09_learning_rate": f"Ten times too large: {large}; too small: {little}",
         "experiments/10_your_turn": "That is yours to find",
         "experiments/11_five_networks": (

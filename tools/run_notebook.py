@@ -63,7 +63,7 @@ def announce(notebook):
     seconds = STARTING + expected_seconds(recipe, dataset.load_cifar10())
     minutes = max(1, round(seconds / 60))
     where = f"{describe_device(device)}, in {pick_precision(device)}"
-    print(f"Executing {notebook}: about {minutes} minutes on this machine ({where}).", flush=True)
+    print(f"Executing {notebook}: about {minutes} min on this machine ({where}).", flush=True)
 
 
 class TellingClient(NotebookClient):
