@@ -55,7 +55,8 @@ def make_batches(
 ):
     """An iterable of (images, labels) on `device`.
 
-    They come as normalised float32 (N, 3, H, W) in channels-last memory, and int64 (N,).
+    They come as normalised float32 (N, 3, H, W), in the memory order of core.device.planes, and
+    int64 (N,).
 
     images: uint8 (N, 32, 32, 3).
     labels: (N,) integers in 0..9.

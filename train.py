@@ -72,7 +72,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
     title = f"epoch {batches.epoch + 1}"
     for images, labels in tqdm(batches, title, leave=False, disable=not shown, mininterval=1):
         if not recipe.channels_last:
-            images = images.contiguous()  # (N, 3, H, W); they come in channels-last
+            images = images.contiguous()  # (N, 3, H, W)
         loss, logits = forward(model, images, labels, recipe, precision)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(scale_for_ddp(loss, len(labels))).backward()

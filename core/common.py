@@ -35,13 +35,9 @@ def on_purpose(error):
     files = [
         Path(step.filename).resolve() for step in last if (step.line or "").startswith("raise")
     ]
-    ours = [file for file in files if file.is_relative_to(ROOT) and not of_others(file)]
+    ours = [file for file in files if file.is_relative_to(ROOT)]
+    ours = [file for file in ours if "site-packages" not in file.parts]  # of ROOT/.venv
     return isinstance(error, ValueError) and len(ours) == len(last)
-
-
-def of_others(file):
-    """Whether a file under ROOT is a library's, of ROOT/.venv."""
-    return "site-packages" in file.parts
 
 
 def find(table, name, noun):

@@ -188,7 +188,8 @@ def keep_freed_memory():
 
 def planes(images):
     """Images (N, H, W, 3) as (N, 3, H, W): the same numbers in channels-last order; on a Mac's GPU
-    in the usual one, since it computes some things wrongly in the other (see `Recipe.on`).
+    in the usual one, since it computes some things wrongly in the other: see `Recipe.on`, and
+    pytorch/pytorch#174339 for grid_sample.
     """
     images = images.permute(0, 3, 1, 2)
     return images.contiguous() if images.device.type == "mps" else images

@@ -15,7 +15,8 @@ ENGINES = ("albumentations", "device")
 @dataclass(frozen=True)
 class Recipe:
     """All that decides a run, beside the model. Nothing that changes a result hides in code, but
-    for the number of albumentations' workers (`dataset.make_batches`), one a core up to four.
+    for the number of albumentations' workers (`dataset.make_batches`), one a core up to four, and
+    the memory order on a Mac's GPU (`on`).
 
     Frozen: vary one with `dataclasses.replace(recipe, epochs=10)`.
 

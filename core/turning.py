@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from core.augment import COLOUR, TURN, ZOOM
+from core.device import planes
 
 GREY = (0.299, 0.587, 0.114)  # how bright a colour is, ITU-R BT.601
 
@@ -30,12 +31,10 @@ def turned(images, maps):
     """Images (B, H, W, 3), seen through the maps (B, 2, 3); the border is mirrored."""
     if not len(images):  # of a small last batch one of several processes has none
         return images
-    planes = images.permute(0, 3, 1, 2)
-    if planes.device.type == "mps":  # which samples wrongly in this order, pytorch/pytorch#174339
-        planes = planes.contiguous()
-    grid = F.affine_grid(maps, planes.shape, align_corners=False)
-    planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
-    return planes.permute(0, 2, 3, 1)
+    images = planes(images)
+    grid = F.affine_grid(maps, images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return images.permute(0, 2, 3, 1)
 
 
 def colours(count, generator):

@@ -64,6 +64,7 @@ def test_verdicts_on_the_published_networks(name, broken):
 
 def test_accuracy_rule_is_measured_not_assumed():
     assert not a.check_assignment(m.MODELS["net"](), accuracy=0.8499)[-1].passed
+    assert a.accuracy_rule(0.84997).measured == "84.9970%"  # not 85.00%
 
 
 class Functional(nn.Module):

@@ -149,7 +149,7 @@ FLOORS = {
     "core.calibration": {"core.arrays"},
     "core.looking": set(),
     "core.photos": set(),
-    "core.turning": {"core.augment"},
+    "core.turning": {"core.augment", "core.device"},
     "core.listing": set(),
     "core.limits": set(),
     "core.distributed": {"core.common", "core.device"},

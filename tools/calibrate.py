@@ -15,7 +15,7 @@ import train
 from core.arrays import mistakes
 from core.calibration import calibrated, calibration_error, fit_temperature
 from core.checkpoint import fingerprint
-from core.common import ROOT, Parser, TrainingError, stoppable, write_json
+from core.common import ROOT, Parser, TrainingError, on_purpose, stoppable, write_json
 from dataset import CLASSES, DataError, load_cifar10, make_batches
 
 SHOWN = 24  # of each class, the most confident
@@ -51,14 +51,17 @@ def main():
     names = parser.parse_args().names
     files = sorted((ROOT / "weights").glob("*-seed0.pt"))
     names = names or [path.stem for path in files if "-val-" not in path.stem]
-    failed = []
+    failed = False
     try:
         data = load_cifar10()
         for name in names:
             try:
                 found = calibration(name, data)
             except (TrainingError, ValueError) as error:
-                failed.append(str(error))
+                if not on_purpose(error):
+                    raise
+                print(f"calibrate: {name}: {error}", file=sys.stderr, flush=True)
+                failed = True
                 continue
             write_json(ROOT / "results" / "calibration" / f"{name}.json", found)
             before, after = (found[f"calibration_error_{when}"] for when in ("before", "after"))
@@ -68,9 +71,9 @@ def main():
                 flush=True,
             )
     except (TrainingError, DataError) as error:
-        failed.append(str(error))
+        sys.exit(f"calibrate: {error}")
     if failed:
-        sys.exit("\n".join(f"calibrate: {sentence}" for sentence in failed))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

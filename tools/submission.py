@@ -25,7 +25,7 @@ from torch import nn
 import analysis
 import train
 from core import limits
-from core.common import ROOT, Parser, TrainingError, of_others
+from core.common import Parser, on_purpose
 from core.device import describe_device, pick_device, pick_precision
 from core.forward import takes
 from core.recipes import Recipe
@@ -226,14 +226,9 @@ def sentence(error, path):
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"SyntaxError in line {error.lineno}: {error.msg}"
     message = " ".join(text_of(error).split())[:300]
-    if isinstance(error, (Refused, TrainingError)):
+    if isinstance(error, Refused) or on_purpose(error):
         return message
-    calls = traceback.extract_tb(error.__traceback__)
-    raised = Path(calls[-1].filename)
-    own = raised.is_relative_to(ROOT) and not of_others(raised)
-    if isinstance(error, ValueError) and own:
-        return message  # the course's own sentence
-    lines = [call for call in calls if call.filename == path]
+    lines = [call for call in traceback.extract_tb(error.__traceback__) if call.filename == path]
     where = f" in line {lines[-1].lineno}" if lines else ""
     if isinstance(error, SystemExit):
         return f"It called sys.exit({message}){where}"
