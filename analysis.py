@@ -86,7 +86,8 @@ def layers(model, input_shape=INPUT_SHAPE):
 
     input_shape: (C, H, W) of the image.
 
-    Raises ValueError where `model` is no network, or its `forward` raises.
+    Raises ValueError where `model` is no network, or has layers without weights, or its `forward`
+    raises, or returns what does not come from the image.
     """
     with undisturbed(model) as network:
         trace = follow(network, input_shape)
@@ -157,6 +158,10 @@ def receptive_field(model, input_shape=INPUT_SHAPE):
     The last map before global pooling. Where the network sees all of any image it is the most that
     could be measured; where it takes images of one size only and the square sticks out of them, it
     is told by arithmetic: see `Layer.exact`, and `layers`.
+
+    input_shape: (C, H, W) of the image.
+
+    Raises ValueError for the same as `layers`.
     """
     with undisturbed(model) as network:
         trace = follow(network, input_shape)
@@ -258,7 +263,7 @@ def few(names):
 def count_macs(model, input_shape=INPUT_SHAPE):
     """Multiply-accumulates for one image (C, H, W): the sum of the layers', without their fields.
 
-    Raises ValueError where `model` is no network, or its `forward` raises.
+    Raises ValueError for the same as `layers`.
     """
     return sum(macs_of(model, input_shape))
 
@@ -279,6 +284,9 @@ def operations(network, recipe, images=50_000):
     weights, the gradient of the maps, which the first layer does without. To these come the
     optimiser's own matrix products, counted by torch (whose counter takes the backward pass of a
     depthwise convolution for a dense one, so it is not asked for the network's).
+
+    network: left as it was; ValueError where it cannot be run, see `layers`.
+    images: how many training images an epoch has.
     """
     twin = copy.deepcopy(network)  # the step is a real one
     optimizer = make_optimizer(twin, recipe)

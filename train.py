@@ -59,7 +59,7 @@ from model import MODELS, count_parameters
 def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, progress=False):
     """One pass over the training images.
 
-    Returns the mean loss and accuracy, as seen during training, on augmented images.
+    Returns [mean loss, accuracy in 0..1], as seen during training, on augmented images.
 
     batches, scaler: of `dataset.make_batches`; a torch.amp.GradScaler, at work for float16 alone.
     precision: "float32", "bfloat16" or "float16".
@@ -88,7 +88,7 @@ def train_epoch(model, batches, optimizer, schedule, scaler, recipe, precision, 
 
 
 def evaluate(model, images, labels, augment="none", precision="auto", flip=False, batch_size=None):
-    """Classifies images, only normalised. The model's mode and statistics stay as they are.
+    """Classifies images, only normalised: an `Evaluation`. The model's mode and statistics stay.
 
     images, labels: uint8 (N, 32, 32, 3), and (N,) integers in 0..9.
     augment: images are normalised as this augmentation normalises them.
@@ -96,7 +96,7 @@ def evaluate(model, images, labels, augment="none", precision="auto", flip=False
     flip: average the logits with those of the mirrored image; to be reported apart.
     batch_size: None for what suits the device.
 
-    Raises ValueError for other images or labels, unknown names, other logits than (N, 10).
+    Raises ValueError for other images, labels or logits, unknown names, a batch_size below 1.
     """
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
@@ -146,7 +146,8 @@ def fit(
     The record (see core.records.make_record) has `seconds`: training alone, from the arrays in
     memory to the trained network, without the evaluations.
 
-    Raises ValueError (unknown names, no network, wrong logits, data that are no Cifar10),
+    Raises ValueError (unknown names, no Recipe, no network, wrong logits, no Cifar10 or too few
+    images to hold 5,000 out, what the network, OneCycle or the record cannot take),
     TrainingError (checkpoint, device, folder, a loss that is no number), DataError (no data).
     """
     build = builder(model, MODELS)
@@ -229,10 +230,10 @@ def judge(network, images, labels, recipe, precision, flip=False):
 
 
 def train_and_record(model, recipe, name, device=None, *, resume=False, description="", **options):
-    """Trains, then writes the record and the weights of the run `name`; see core.records.paths_of.
+    """Trains the run `name`, writes its record and weights; see core.records.paths_of.
 
     description: what is special about it, in words, for the record.
-    options: of `fit`.
+    options: of `fit`. Returns the record. Raises what `fit` raises.
     """
     paths = paths_of(name, ROOT)
     if distributed.rank() == 0:

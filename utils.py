@@ -81,7 +81,10 @@ def denormalise(batch, augment="none"):
 
 @styled
 def show_samples(images, labels, each=8, seed=0):
-    """A row of `each` random images for every class. Returns their indices, (10, each)."""
+    """A row of `each` random images for every class. Returns their indices, (10, each).
+
+    Raises ValueError for other images and labels, or where a class has fewer images.
+    """
     generator = np.random.default_rng(seed)
     images, labels = checked_images(images), checked_labels(labels, len(images))
     fewest = np.bincount(labels, minlength=len(CLASSES)).min()
@@ -107,7 +110,9 @@ def show_images(images, columns=8):
 
 @styled
 def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, seed=0):
-    """One image (32, 32, 3), drawn `draws` times through each pipeline.
+    """One image, uint8 (32, 32, 3), drawn `draws` times through each pipeline.
+
+    names: in AUGMENTATIONS; ValueError for others.
 
     Returns the draws, (len(names), draws, 32, 32, 3) uint8.
     """
@@ -126,7 +131,9 @@ def show_augmentation(image, names=("flip", "flip_shift", "standard"), draws=8, 
 def show_mistakes(images, labels, probabilities, count=20, columns=4):
     """The most confident mistakes: true class, predicted class, confidence.
 
-    Returns their indices.
+    labels, probabilities: (N,) integers in 0..9, and (N, 10). Returns the indices of those shown.
+
+    Raises ValueError for others.
     """
     images, probabilities = checked_images(images), as_array(probabilities)
     labels = checked_labels(labels, len(images))
@@ -143,9 +150,10 @@ def show_mistakes(images, labels, probabilities, count=20, columns=4):
 
 @styled
 def plot_curves(record):
-    """Loss and accuracy by epoch: training (as seen while training, on augmented images) and test.
+    """Loss and accuracy by epoch: training (as seen while training, on augmented images), and test
+    or, of a validation run, held-out images.
 
-    Returns the four series.
+    Returns the four series, {"train_loss": [a number for each epoch], ...}.
     """
     history = record["history"]
     judged = part_of(record)
@@ -198,6 +206,7 @@ def in_words(run, groups):
 def plot_effects(groups, base, seconds=True, span=None):
     """Each run of `groups` against the run `base`: points of validation accuracy, with intervals.
 
+    groups: {run: records} of `load_records`, judged on held-out images; KeyError for others.
     seconds: and at the right the seconds of training more or less than `base`.
     span: the least and the most points on the axis, so that two charts can be compared.
 
@@ -228,7 +237,9 @@ def plot_effects(groups, base, seconds=True, span=None):
 def plot_race(groups, mark=0.85):
     """Test accuracy against training seconds, mean over the seeds; validation runs are left out.
 
-    Returns {name: [seconds to `mark` of each run]}.
+    mark: a fraction in 0..1.
+
+    Returns {name: [seconds to `mark` of each run, None where it is not reached]}.
     """
     _, axis = plt.subplots(figsize=(WIDTH, 4.5), layout="tight")
     raced = {name: runs for name, runs in groups.items() if part_of(runs[0]) == "test"}
@@ -262,7 +273,8 @@ def plot_race(groups, mark=0.85):
 def plot_pareto(groups, published):
     """Test accuracy against parameters (log scale).
 
-    groups: of records. published: points (name, parameters, accuracy in 0..1).
+    groups: {name: records} of runs that were tested.
+    published: dictionaries with "name", "parameters" and "accuracy", 0..1.
     Returns {name: (parameters, accuracy in percent)} of all that is drawn.
     """
     _, axis = plt.subplots(figsize=(WIDTH, 6.5), layout="tight")

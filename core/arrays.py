@@ -32,7 +32,8 @@ def split(labels, validation=5000, seed=0):
     labels: (N,) integers in 0..9.
     validation: how many images are held out, a tenth of them of each class; a multiple of 10.
 
-    Raises ValueError for other labels, or a class that has too few images to hold so many out.
+    Raises ValueError for other labels, another number, or a class that has too few images to hold
+    so many out.
     """
     labels = checked_labels(labels)
     fewest = np.bincount(labels, minlength=len(CLASSES)).min()
@@ -96,7 +97,10 @@ def checked_data(data, test=True):
 
 
 def held_out(data):
-    """`data` for choosing: 45,000 of the training images, and in place of the test set the rest."""
+    """A `Cifar10` for choosing: 5,000 training images in place of the test set, and the others.
+
+    Raises ValueError where a class has 500 images or fewer.
+    """
     images, labels = as_array(data.train_images), as_array(data.train_labels)
     chosen, rest = split(labels)
     return Cifar10(images[chosen], labels[chosen], images[rest], labels[rest])

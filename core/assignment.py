@@ -168,7 +168,10 @@ def is_pointwise(op, channels, positions):
 
 
 def dilated_in(sight):
-    """Dilated convolutions; along an axis where the kernel is 1 there is nothing to dilate."""
+    """Dilated convolutions (Yu and Koltun 2015, arXiv:1511.07122).
+
+    Along an axis where the kernel is 1 there is nothing to dilate.
+    """
     convolutions = [op for op in sight.trace.flow() if op.convolves and op.learns]
     return [where(op) for op in convolutions if any(map(spread, op.kernel, op.dilation))]
 

@@ -147,7 +147,7 @@ def read_tensors(path):
 
 
 def save_weights(path, network, model):
-    """Writes a trained network: the name in MODELS, and the weights."""
+    """Writes a trained network: the name that its record has, and the weights."""
     state = unwrapped(network).state_dict()
     write_tensors(path, dict(model=model, state={name: w.cpu() for name, w in state.items()}))
 
@@ -186,7 +186,8 @@ def load_checkpoint(path, identity, states, device, precision):
     device: the torch.device of the run.
     precision: the one that it goes on in.
 
-    Raises CheckpointError for a file that is missing, damaged or of another run.
+    Raises CheckpointError for a file that is missing, damaged or of another run, TrainingError for
+    one that cannot be read now: it may be whole.
     """
     if path is None:
         raise CheckpointError("There is nothing to resume from; say which file: checkpoint=path.")

@@ -162,7 +162,7 @@ def claimed(path, name, wait=0):
 def read_json(path, default=None):
     """What the JSON file `path` holds; `default`, unless that is None, where there is no file.
 
-    Raises ValueError for a file that is damaged, or missing.
+    Raises ValueError for a file that is damaged, missing or unreadable.
     """
     if default is not None and not path.exists():
         return default

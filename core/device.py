@@ -165,7 +165,8 @@ def _warn_once(text):
 def autocast(device, precision="auto"):
     """The context in which a forward pass on `device` computes in `precision`.
 
-    precision: "auto" is the one that `pick_precision` picks.
+    precision: "float32", "bfloat16", "float16", or "auto": what `pick_precision` picks, which
+        raises ValueError for a wrong PRECISION.
     """
     device = torch.device(device)
     if precision == "auto":

@@ -78,7 +78,7 @@ def load_cifar10(root=None, progress=True):
     root: the data folder; None for `data_root()`.
     progress: show how a download gets on.
 
-    Raises DataError, listing every source and why it failed.
+    Raises DataError: every source and why it failed, or what is wrong with the folder or the disk.
     """
     root = Path(root) if root is not None else data_root()
     try:

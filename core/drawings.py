@@ -143,11 +143,11 @@ def draw_channels(axis, columns):
 
 @styled
 def show_receptive_field(layers, image):
-    """The square that each convolution's centre output sees, on one image (32, 32, 3).
+    """The square that each convolution's centre output sees, on one image, uint8 (32, 32, 3).
 
     layers: of analysis.layers. Returns {layer name: side in pixels}.
 
-    Raises ValueError where no layer sees more than one pixel.
+    Raises ValueError where no layer has a kernel larger than 1x1.
     """
     fields = {layer.name: layer.receptive_field for layer in layers if layer.kernel > 1}
     if not fields:
@@ -226,9 +226,9 @@ def code_of(*parts):
 
 
 def layer_table(layers):
-    """A Markdown table of the layers that have weights; their work in thousand multiply-adds.
+    """A Markdown table of the layers that multiply and add; their work, in thousands of that.
 
-    layers: of analysis.layers.
+    layers: of analysis.layers. Batch normalisation is left out, its parameters, too.
     """
     rows = [
         {
@@ -285,7 +285,8 @@ def show_schedule(recipe, steps_per_epoch):
 def recipe_table(recipe, groups, base="sprint"):
     """A Markdown table of the fields that decide this recipe: value, meaning, price.
 
-    groups: records of runs that differ from `base` in one change, for the prices.
+    groups: of `load_records`, for the prices: `base`, and runs that differ from it in one change.
+        KeyError where one that EXPLAINED names for a field in use is missing.
     """
     rows = []
     for field in in_use(recipe):

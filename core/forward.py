@@ -56,8 +56,11 @@ class Evaluation(NamedTuple):
 def forward(model, images, labels, recipe, precision):
     """The loss to be minimised, a scalar, and the logits (N, 10) of images (N, 3, H, W).
 
-    Raises ValueError for a batch of one image where batch normalisation needs two, for crops where
-    the network takes images of 32x32 alone, and for a .view that the memory order does not allow.
+    labels: (N,) int64, or probabilities (N, 10), of mixed images for one.
+
+    Raises ValueError for other logits, for a batch of one image where batch normalisation needs
+    two, or of none where a process has no share, for crops where the network takes images of 32x32
+    alone, and for a .view that the memory order does not allow.
     """
     try:
         with autocast(images.device, precision):
@@ -144,7 +147,11 @@ def evaluation_batch(device):
 def classify(model, batches, precision, flip=False):
     """Logits (N, 10), float32, and labels (N,) of all `batches`, on their device.
 
+    batches: of `dataset.make_batches` with train=False, on the model's device; one at least.
+    precision: "float32", "bfloat16" or "float16", or "auto": see `core.device.autocast`.
     flip: average the logits with those of the mirrored images.
+
+    Raises ValueError for other logits than (N, 10).
     """
     logits, labels, ordered = [], [], False
 

@@ -24,15 +24,17 @@ class Recipe:
     optimizer: in OPTIMIZERS; "muon" has Muon for the weights of convolutions that mix channels,
         and SGD for everything else.
     lr: the peak of the learning rate.
-    momentum: of sgd and muon; with "onecycle" it goes from 0.95 to 0.85 and back instead.
+    momentum: of sgd and muon; with "onecycle" it goes from 0.95 to 0.85 and back instead, and so
+        does the first beta of adam and adamw.
     nesterov: of sgd; muon always has it.
     weight_decay: L2, but decoupled for adamw.
-    schedule: in SCHEDULES. "step" is StepLR, "onecycle" OneCycleLR, "triangle" linear up, then
-        linear down to 0.
+    schedule: in SCHEDULES. "step" is StepLR, "onecycle" OneCycleLR (Smith and Topin 2017,
+        arXiv:1708.07120), "triangle" linear up, then linear down to 0.
     warmup: onecycle and triangle: the fraction of all steps on the way up.
     step_epochs, step_gamma: step: every so many epochs the rate is multiplied by this.
     muon_lr, muon_decay: muon: peak and decoupled weight decay of the convolution weights.
-    label_smoothing: this share of the probability goes to all classes alike.
+    label_smoothing: this share of the probability goes to all classes alike (Szegedy et al. 2015,
+        arXiv:1512.00567).
     mixup: device engine: the largest share of a second image in every image, and of its label
         (Zhang et al. 2017, arXiv:1710.09412, here drawn uniformly; 0 to 0.5). It grows from 0 over
         the first half of the epochs, as in xvel/cifar10-tiniest. 0 is off.

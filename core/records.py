@@ -117,7 +117,7 @@ def load_records(pattern="*.json", root=None):
 
     root: instead of results/.
 
-    Raises FileNotFoundError if none matches, ValueError for a file that is no record.
+    Raises FileNotFoundError if none matches, ValueError for no record, TrainingError if unreadable.
     """
     root = Path(root) if root else ROOT / "results"
     groups = {}
@@ -219,9 +219,10 @@ class Effect(NamedTuple):
 
 
 def effect(records, base, key="val_accuracy"):
-    """The `Effect` of a change: mean accuracy of `records` minus that of `base`.
+    """The `Effect` of a change: mean accuracy of `records` minus that of `base`, lists of records.
 
     Student's t for independent samples; the seed noise of both is taken to be the same.
+    key: an accuracy in each record, 0..1; KeyError without it: tested runs have "test_accuracy".
     """
     changed, plain = ([100 * record[key] for record in group] for group in (records, base))
     points = statistics.mean(changed) - statistics.mean(plain)

@@ -123,6 +123,8 @@ class MixedDepthwise(nn.Module):
 def mixed_block(channels, inner):
     """Depthwise, normalisation, then two 1x1 convolutions with a ReLU between: (N, channels, H, W),
     residual.
+
+    channels: a multiple of 4. inner: those between the two 1x1 convolutions.
     """
     mix = [
         nn.Conv2d(channels, inner, 1, bias=False),

@@ -59,8 +59,10 @@ def grade(submission, *, data=None, out="grades", tell=None, **terms):
     The report has "verdict" ("pass", "fail", or "no grade" where something kept it from being
     trained and tested to the end), "reason" (why, in a sentence), "rules" (each with "rule",
     "measured", "passed"), "parameters", "receptive_field" as text, "accuracy" on the test images at
-    the last epoch and its "standard_error", both in 0..1, "history", "confusion" (10, 10),
-    "mistakes", "seconds", "memory" in bytes, and "output", what it printed.
+    the last epoch and its "standard_error", both in 0..1, "history", "seconds" of its process from
+    start to end, "memory", its peak, in bytes, and "output", what it printed: {"text", "bytes",
+    "lines"}. With "no grade" what was not measured is None, "rules" may be empty; only with a grade
+    are there "confusion" (10, 10) and "mistakes", the ten that it was surest of.
 
     Raises ValueError for bad arguments, DataError (no data), TrainingError (`out` not writable,
     another process is at this file, or the submission's could not begin).
@@ -118,10 +120,13 @@ def span(seconds):
 def grade_class(words, terms, out, data=None, jobs=1, dask=None):
     """Grades all that `words` stand for, tells how far it is, returns the reports in order.
 
+    words, terms: see `submissions_of` and `terms_of` of tools/grading.py.
+    out: the folder for the reports, a Path.
     jobs, dask: so many at a time, or those of a cluster; see core.many.run_all. Their processes
-        load the images themselves.
+        load the images themselves; what goes wrong there is told, and has no report.
 
-    Raises ValueError for `data` beside one of these two.
+    Raises ValueError for bad words, other `data`, or `data` beside one of these two; DataError (no
+    data), TrainingError (nothing can be written, no engine).
     """
     several = jobs > 1 or dask is not None
     if several and data is not None:

@@ -83,7 +83,7 @@ def terms_of(recipe="sprint", epochs=None, seed=0, minutes=60, memory=None, devi
         of what the machine has.
     device: see train.fit.
 
-    Raises ValueError for an unknown recipe and values outside their ranges.
+    Raises ValueError for an unknown recipe and values outside their ranges, and on Windows.
     """
     if sys.platform == "win32":
         raise ValueError("Windows cannot limit a submission; grade in WSL, on Linux or macOS.")
